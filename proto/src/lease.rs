@@ -1,0 +1,283 @@
+//! Messages and records of the quorum lease: renewals, pledges, receipts, proofs (PROTOCOL). The rules themselves are
+//! in the pure core (`mesh-failover::lease`).
+
+use serde::{Deserialize, Serialize};
+
+use crate::evidence::GuardStatus;
+use crate::{
+    DataIncarnation, Epoch, GroupName, GuardIncarnation, InstanceName, LeaseNo, Lsn, Millis, NodeId, RunId,
+};
+
+/// What a lease is about: one instance of one group. Never the group or the agent (PROTOCOL H20).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct LeaseKey {
+    /// The group.
+    pub group: GroupName,
+    /// The instance.
+    pub instance: InstanceName,
+}
+
+impl std::fmt::Display for LeaseKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.group, self.instance)
+    }
+}
+
+/// Which acquisition of a lease: receipts, pledges, promotions and overrides name the one that they end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct LeaseTerm {
+    /// Epoch of the group at the acquisition.
+    pub epoch: Epoch,
+    /// Number of the acquisition.
+    pub lease_no: LeaseNo,
+}
+
+impl std::fmt::Display for LeaseTerm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "epoch {} lease {}", self.epoch, self.lease_no)
+    }
+}
+
+/// A lease as the log knows it: who may hold it, in which life of guard and data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseRecord {
+    /// Which acquisition.
+    pub term: LeaseTerm,
+    /// The guard's life that may hold it.
+    pub guard: GuardIncarnation,
+    /// The data's life that it is for.
+    pub data: DataIncarnation,
+    /// Log index of the entry that granted it: what a voter must have applied before it can grant.
+    pub index: u64,
+}
+
+/// A guard asks one voter to grant, or only tells it how the instance is (`lease` is `None` then).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenewRequest {
+    /// The lease it asks for.
+    pub lease: Option<RenewLease>,
+    /// What the guard sees first hand.
+    pub status: GuardStatus,
+}
+
+/// The lease part of a renewal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenewLease {
+    /// The key.
+    pub key: LeaseKey,
+    /// The acquisition it renews.
+    pub term: LeaseTerm,
+    /// The asking guard's life.
+    pub guard: GuardIncarnation,
+    /// The life of the data.
+    pub data: DataIncarnation,
+    /// Length asked for: the L of the group's timing, which the voter remembers as the grant's length.
+    pub length: Millis,
+    /// Log index to wait for (bounded) before answering.
+    pub index: u64,
+}
+
+/// A voter's answer to a renewal. It always carries what the guard must know of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RenewReply {
+    /// The answering voter.
+    pub voter: NodeId,
+    /// Granted or why not; `None` when no lease was asked for.
+    pub answer: Option<RenewAnswer>,
+    /// The newest electorate in the voter's log.
+    pub electorate: Electorate,
+    /// The group as the voter's applied log has it; `None` while the group is unknown.
+    pub view: Option<GroupView>,
+}
+
+/// Granted, or why not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RenewAnswer {
+    /// Granted for the length asked for, counted by the guard from when it sent the request.
+    Granted,
+    /// A pledge forbids this lease number.
+    Floor,
+    /// The voter's applied log does not say that this lease is current.
+    NotCurrent,
+    /// The voter has not applied the index to wait for in time.
+    Behind,
+}
+
+/// What a guard needs to know of its group, from a voter's applied log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupView {
+    /// Applied log index the view was taken at; a guard keeps the newest it has seen.
+    pub applied: u64,
+    /// Current epoch.
+    pub epoch: Epoch,
+    /// Current primary.
+    pub primary: Option<InstanceName>,
+    /// The lease record of the asking guard's own instance.
+    pub own_lease: Option<LeaseRecord>,
+    /// Timing in force.
+    pub timing: crate::spec::Timing,
+    /// The pause in force, if any.
+    pub pause: Option<PauseView>,
+}
+
+/// A committed pause, as a guard must know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PauseView {
+    /// Log index of the entry that paused: names the pause.
+    pub id: u64,
+    /// Whole length of the pause. A guard counts its own end from before it asked.
+    pub length: Millis,
+}
+
+/// The set of voters whose grants and pledges count. A versioned object of its own; Raft's membership contains it.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Electorate {
+    /// Version, one higher at each change.
+    pub version: u64,
+    /// The voters.
+    pub members: std::collections::BTreeSet<NodeId>,
+}
+
+impl Electorate {
+    /// How many make a majority.
+    #[must_use]
+    pub fn majority(&self) -> usize {
+        self.members.len() / 2 + 1
+    }
+}
+
+/// The leader asks a voter to grant this lease number and below no more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PledgeRequest {
+    /// Raft term of the asking leader; older than the voter's is refused.
+    pub raft_term: u64,
+    /// The run that takes over.
+    pub run: RunId,
+    /// The key.
+    pub key: LeaseKey,
+    /// The acquisition to end.
+    pub term: LeaseTerm,
+    /// Electorate version the leader counts by; a voter that knows a newer one says so.
+    pub electorate: u64,
+    /// `false`: only asks whether the voter would pledge; nothing is written (PROTOCOL, Taking over 2).
+    pub durable: bool,
+}
+
+/// A voter's answer to a pledge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PledgeReply {
+    /// The answering voter.
+    pub voter: NodeId,
+    /// The newest electorate in the voter's log.
+    pub electorate: Electorate,
+    /// Pledged, with what remains, or why not.
+    pub answer: PledgeAnswer,
+}
+
+/// Pledged or why not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PledgeAnswer {
+    /// The floor is durable (or would be made so); the longest remembered grant has this long to run.
+    Pledged {
+        /// Remainder by the voter's clock, computed after the floor was durable.
+        remainder: Millis,
+    },
+    /// The asking leader's term is older than the voter's.
+    StaleTerm,
+    /// The voter cannot write its floor: its disk failed or is full.
+    CannotPersist,
+}
+
+/// How strong a receipt is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReceiptLevel {
+    /// SIGKILL is pending on every task of the instance and none can fork: nothing is acknowledged any more.
+    NoAck,
+    /// No process is left and `standby.signal` is on disk, fsynced.
+    Quiet,
+}
+
+/// A guard's proof that its instance cannot acknowledge writes under this lease any more.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// The instance.
+    pub key: LeaseKey,
+    /// The acquisition that it ends. The guard never asks for it again.
+    pub term: LeaseTerm,
+    /// The guard's life that fenced.
+    pub guard: GuardIncarnation,
+    /// The life of the fenced data.
+    pub data: DataIncarnation,
+    /// How strong.
+    pub level: ReceiptLevel,
+    /// Where a clean stop ended the WAL; `None` after a kill.
+    pub shutdown_at: Option<Lsn>,
+    /// Why the guard fenced.
+    pub cause: FenceCause,
+    /// Ed25519 signature by the guard over [`Receipt::signed_bytes`], in hexadecimal.
+    pub signature: String,
+}
+
+impl Receipt {
+    /// The bytes under the signature: every field but the signature, in a fixed order.
+    #[must_use]
+    pub fn signed_bytes(&self) -> Vec<u8> {
+        format!(
+            "mesh-receipt-1|{}|{}|{}|{}|{}|{}|{:?}|{:?}|{:?}",
+            self.key.group,
+            self.key.instance,
+            self.term.epoch,
+            self.term.lease_no,
+            self.guard,
+            self.data,
+            self.level,
+            self.shutdown_at.map(|l| l.0),
+            self.cause
+        )
+        .into_bytes()
+    }
+}
+
+/// Why a guard fenced its instance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FenceCause {
+    /// The postmaster died by itself.
+    Died,
+    /// The lease ended without a renewal.
+    LeaseOver,
+    /// A run ordered it.
+    Ordered,
+    /// A run asked for a clean hand-over.
+    HandOver,
+    /// The guard itself is going down.
+    GuardStopped,
+    /// The guard found it running without a lease (after its own restart, say).
+    Found,
+}
+
+/// What allows a promotion (DESIGN promise 2). It stands in the same committed entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Proof {
+    /// A receipt of the old primary's guard; the pledges were taken all the same.
+    Receipt(Receipt),
+    /// The quorum lease ran out.
+    Expired(Expiry),
+}
+
+/// How the expiry was established.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Expiry {
+    /// The acquisition that ran out.
+    pub term: LeaseTerm,
+    /// Voters that pledged, with the remainder each stated.
+    pub pledges: Vec<(NodeId, Millis)>,
+    /// How long the leader waited after the last counted answer: at least the remainder with drift, plus F.
+    pub waited: Millis,
+    /// Electorate version counted by.
+    pub electorate: u64,
+}

@@ -1,0 +1,170 @@
+//! What an operator applies: the replicated, declarative description of a group. Unknown keys are refused, so a typing
+//! error never silently becomes a default. Relations between values are checked in the pure core (`policy`).
+
+use serde::{Deserialize, Serialize};
+
+use crate::{AgentName, GroupName, InstanceName, Millis, RouteName, SiteName};
+
+/// One group: the instances that replicate from one primary, and the routes that lead to it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupSpec {
+    /// Name of the group.
+    pub group: GroupName,
+    /// Timing profile; see [`Profile`].
+    #[serde(default)]
+    pub profile: Profile,
+    /// Single timing values that differ from the profile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timing: Option<TimingOverride>,
+    /// What a failover may lose.
+    #[serde(default)]
+    pub durability: Durability,
+    /// Largest replication lag, in bytes of WAL, of a standby that may be promoted without an override.
+    #[serde(default = "default_max_lag_bytes")]
+    pub max_lag_bytes: u64,
+    /// Whether mesh acts by itself when the primary is lost. `false`: it only says what it would do.
+    #[serde(default = "yes")]
+    pub automatic: bool,
+    /// How long after an automatic failover no further one is started, in seconds.
+    #[serde(default = "default_hold_down_seconds")]
+    pub hold_down_seconds: u64,
+    /// Agents whose observations count; empty means every agent of the mesh.
+    #[serde(default)]
+    pub observers: Vec<AgentName>,
+    /// Sites in the order in which a new primary is preferred, among otherwise equal candidates.
+    #[serde(default)]
+    pub site_preference: Vec<SiteName>,
+    /// Database in which mesh keeps its schema `mesh` and into which it connects.
+    #[serde(default = "default_database")]
+    pub database: String,
+    /// The servers.
+    #[serde(default, rename = "instance")]
+    pub instances: Vec<InstanceSpec>,
+    /// What clients follow.
+    #[serde(default, rename = "route")]
+    pub routes: Vec<RouteSpec>,
+}
+
+const fn default_max_lag_bytes() -> u64 {
+    16 * 1024 * 1024
+}
+const fn default_hold_down_seconds() -> u64 {
+    600
+}
+const fn yes() -> bool {
+    true
+}
+fn default_database() -> String {
+    "postgres".to_owned()
+}
+const fn default_priority() -> u32 {
+    100
+}
+
+/// One server of a group.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstanceSpec {
+    /// Its name, never reused.
+    pub name: InstanceName,
+    /// The site it stands at.
+    pub site: SiteName,
+    /// The agent on its host.
+    pub agent: AgentName,
+    /// `IP:port` under which standbys and observers reach it. A literal address: a name could lead a standby to
+    /// another server (PROTOCOL, Commit quorum).
+    pub address: std::net::SocketAddr,
+    /// `IP:port` of its guard.
+    pub guard: std::net::SocketAddr,
+    /// Preference among equal candidates, higher first; 0 is never promoted.
+    #[serde(default = "default_priority")]
+    pub priority: u32,
+}
+
+/// What clients follow to the primary.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteSpec {
+    /// Its name.
+    pub name: RouteName,
+    /// What kind of thing it is.
+    pub kind: RouteKind,
+    /// The agent that holds the credentials (for HAProxy: the admin socket) and changes it.
+    pub agent: AgentName,
+    /// Name of the HAProxy backend. Its servers carry the names of the instances.
+    pub backend: String,
+    /// `IP:port` at which clients connect; the proving write goes through it.
+    pub listen: std::net::SocketAddr,
+}
+
+/// The kinds of route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RouteKind {
+    /// An HAProxy backend, changed through the runtime API.
+    Haproxy,
+}
+
+/// What a failover may lose.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Durability {
+    /// Asynchronous standbys: the loss is bounded beforehand by the lag limit, and measured afterwards.
+    #[default]
+    Bounded,
+    /// No acknowledged write is ever lost. Not yet supported: refused by `apply`.
+    ZeroLoss,
+}
+
+/// Timing profiles (DESIGN §5).
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Profile {
+    /// Hosts of one rack or one room.
+    Fast,
+    /// Sites a few milliseconds apart.
+    #[default]
+    Lan,
+    /// Sites tens of milliseconds apart.
+    Wan,
+}
+
+/// Timing values an operator may set one by one, in milliseconds.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TimingOverride {
+    /// Lease length L.
+    pub lease_ms: Option<u64>,
+    /// Fence budget F.
+    pub fence_ms: Option<u64>,
+    /// Interval of probes and renewals.
+    pub probe_ms: Option<u64>,
+    /// How long a primary must be unreachable before a candidate of its own site takes over.
+    pub down_after_ms: Option<u64>,
+    /// How long before a candidate of another site takes over.
+    pub leave_site_after_ms: Option<u64>,
+    /// How long a write probe must hang before a primary counts as hung.
+    pub hang_after_ms: Option<u64>,
+}
+
+/// The timing values in force for a group, all in milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timing {
+    /// Lease length L: how long a grant lasts, counted by the guard from when it sent the request.
+    pub lease: Millis,
+    /// Fence budget F: how long a local fence may take.
+    pub fence: Millis,
+    /// Interval of probes, of renewals and of guard status.
+    pub probe: Millis,
+    /// Without renewals by a majority for this long, the guard gates commits, reversibly.
+    pub gate_after: Millis,
+    /// Unreachable for this long: lost, for a candidate of the same site.
+    pub down_after: Millis,
+    /// Unreachable for this long: lost, for a candidate of another site.
+    pub leave_site_after: Millis,
+    /// A write probe hanging for this long: hung.
+    pub hang_after: Millis,
+    /// Evidence older than this is not fresh.
+    pub fresh: Millis,
+}
