@@ -181,6 +181,23 @@ pub struct Refusal {
     pub what: String,
     /// One sentence: what to do about it.
     pub next: String,
+    /// Which value of an applied spec is wrong, so that the command line can show its line: `timing.lease_ms`,
+    /// `instance[pg-east].site`, `route[app].agent`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
+}
+
+impl Refusal {
+    /// A refusal that is not about one value of a spec.
+    pub fn new(code: RefusalCode, what: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { code, what: what.into(), next: next.into(), at: None }
+    }
+    /// The same, about one value of the spec.
+    #[must_use]
+    pub fn about(mut self, path: impl Into<String>) -> Self {
+        self.at = Some(path.into());
+        self
+    }
 }
 
 /// Classes of refusal.
@@ -343,6 +360,10 @@ pub struct RunView {
     pub run: Run,
     /// Whether the request joined a run that was going on already.
     pub joined: bool,
+    /// How long the primary had been lost when the run was opened, by the leader's evidence; `None` when a person asked
+    /// for the run or nobody knows any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost_for: Option<Millis>,
 }
 
 /// What a verification of the audit found.
