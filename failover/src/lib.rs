@@ -7,5 +7,7 @@
 //! does next).
 
 pub mod moment;
+pub mod policy;
+pub mod run;
 
 pub use moment::Moment;

@@ -152,12 +152,10 @@ pub enum Command {
         /// Why the old primary cannot acknowledge writes any more.
         proof: Proof,
     },
-    /// An instance that is not the primary shall follow it: the intent of a repair.
+    /// An instance or a route that is not as it should be is mended outside a run: the intent.
     RepairStarted {
         /// The group.
         group: GroupName,
-        /// The instance.
-        instance: InstanceName,
         /// The effect.
         effect: Effect,
         /// The epoch it carries.
@@ -167,10 +165,8 @@ pub enum Command {
     RepairEnded {
         /// The group.
         group: GroupName,
-        /// The instance.
-        instance: InstanceName,
-        /// The epoch it carried: a compare-and-set.
-        epoch: Epoch,
+        /// Log index of the entry that started it.
+        repair: u64,
         /// What came of it.
         outcome: Outcome,
     },

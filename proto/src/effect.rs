@@ -67,8 +67,6 @@ pub enum Effect {
         epoch: Epoch,
         /// Generation; lower than the guard's is refused.
         generation: Generation,
-        /// The rejoining instance's own life of data as mesh last knew it.
-        fresh_data: DataIncarnation,
     },
     /// Lead a route to the primary and end the sessions to the old one.
     Route {

@@ -164,23 +164,29 @@ pub enum Signal {
     NoCandidate,
     /// The old primary turned out well, or nobody can be promoted: give it a new lease.
     PrimaryReturned,
+    /// The promoted candidate, given up as failed, turned out well before another one was promoted.
+    CandidateReturned,
     /// The operator asked to stop.
     OperatorAbort,
-    /// The cause of being stuck is gone, or the operator asked to try again.
+    /// The cause of being stuck is gone, or the operator asked to try again: a takeover begins anew.
     Retry,
+    /// The new primary serves; only routes and the proving write are tried again.
+    RetryRoutes,
 }
 
 impl Signal {
     /// Every signal.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::StepsDone,
         Self::StepFailed,
         Self::PledgedByMajority,
         Self::PromotionCommitted,
         Self::NoCandidate,
         Self::PrimaryReturned,
+        Self::CandidateReturned,
         Self::OperatorAbort,
         Self::Retry,
+        Self::RetryRoutes,
     ];
 }
 
@@ -193,8 +199,10 @@ impl std::fmt::Display for Signal {
             Self::PromotionCommitted => "promotion-committed",
             Self::NoCandidate => "no-candidate",
             Self::PrimaryReturned => "primary-returned",
+            Self::CandidateReturned => "candidate-returned",
             Self::OperatorAbort => "operator-abort",
             Self::Retry => "retry",
+            Self::RetryRoutes => "retry-routes",
         })
     }
 }

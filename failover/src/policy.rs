@@ -1,0 +1,298 @@
+//! Timing profiles, and the relations between timing values without which a promise would break. A spec that breaks
+//! one is refused with the reason and the value that would do.
+
+use mesh_proto::Millis;
+use mesh_proto::command::MemberRecord;
+use mesh_proto::spec::{Durability, GroupSpec, Profile, Timing};
+
+/// One thing that is wrong with a spec.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// The key it is about, as an operator wrote it.
+    pub key: String,
+    /// What is wrong.
+    pub what: String,
+    /// What to do.
+    pub next: String,
+}
+
+impl Finding {
+    fn new(key: impl Into<String>, what: impl Into<String>, next: impl Into<String>) -> Self {
+        Self { key: key.into(), what: what.into(), next: next.into() }
+    }
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}; {}", self.key, self.what, self.next)
+    }
+}
+
+/// The values of a profile (DESIGN §5).
+#[must_use]
+pub const fn profile(profile: Profile) -> Timing {
+    match profile {
+        Profile::Fast => Timing {
+            lease: Millis(1_500),
+            fence: Millis(500),
+            probe: Millis(150),
+            gate_after: Millis(750),
+            down_after: Millis(500),
+            leave_site_after: Millis(750),
+            hang_after: Millis(1_000),
+            fresh: Millis(600),
+        },
+        Profile::Lan => Timing {
+            lease: Millis(2_500),
+            fence: Millis(1_000),
+            probe: Millis(250),
+            gate_after: Millis(1_250),
+            down_after: Millis(750),
+            leave_site_after: Millis(1_000),
+            hang_after: Millis(1_250),
+            fresh: Millis(1_000),
+        },
+        Profile::Wan => Timing {
+            lease: Millis(6_000),
+            fence: Millis(2_000),
+            probe: Millis(1_000),
+            gate_after: Millis(3_500),
+            down_after: Millis(3_000),
+            leave_site_after: Millis(4_000),
+            hang_after: Millis(4_000),
+            fresh: Millis(4_000),
+        },
+    }
+}
+
+/// The timing in force for a spec: its profile with the single values it sets.
+#[must_use]
+pub fn timing(spec: &GroupSpec) -> Timing {
+    let mut timing = profile(spec.profile);
+    let Some(over) = &spec.timing else { return timing };
+    if let Some(lease) = over.lease_ms {
+        // What the operator does not set follows the lease in the profile's proportion.
+        timing.gate_after = Millis(lease * timing.gate_after.0 / timing.lease.0);
+        timing.lease = Millis(lease);
+    }
+    let set = |slot: &mut Millis, value: Option<u64>| {
+        if let Some(value) = value {
+            *slot = Millis(value);
+        }
+    };
+    set(&mut timing.fence, over.fence_ms);
+    if let Some(probe) = over.probe_ms {
+        timing.fresh = Millis(probe * 4);
+        timing.probe = Millis(probe);
+    }
+    set(&mut timing.down_after, over.down_after_ms);
+    set(&mut timing.leave_site_after, over.leave_site_after_ms);
+    set(&mut timing.hang_after, over.hang_after_ms);
+    timing
+}
+
+/// Checks a spec as a whole against itself and the members of the mesh. Empty means that it may be applied.
+#[must_use]
+pub fn check(spec: &GroupSpec, members: &[MemberRecord]) -> Vec<Finding> {
+    let mut findings = check_timing(&timing(spec));
+    findings.extend(check_instances(spec, members));
+    findings.extend(check_routes(spec, members));
+    if spec.durability == Durability::ZeroLoss {
+        findings.push(Finding::new(
+            "durability",
+            "\"zero-loss\" is not supported in this version, and is refused rather than half kept",
+            "use \"bounded\", and set max_lag_bytes to the loss you can accept",
+        ));
+    }
+    for observer in &spec.observers {
+        if !members.iter().any(|m| m.agent == *observer) {
+            findings.push(unknown_agent("observers", observer.as_str(), members));
+        }
+    }
+    for site in &spec.site_preference {
+        if !members.iter().any(|m| m.site == *site) {
+            findings.push(unknown_site("site_preference", site.as_str(), members));
+        }
+    }
+    findings
+}
+
+fn check_timing(t: &Timing) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut need = |ok: bool, key: &str, what: String, next: String| {
+        if !ok {
+            findings.push(Finding::new(key, what, next));
+        }
+    };
+    need(
+        t.probe.0 >= 50,
+        "timing.probe_ms",
+        format!("a probe every {} would load hosts and network without deciding sooner", t.probe),
+        "use at least 50".into(),
+    );
+    need(
+        t.lease.0 >= t.probe.0.saturating_mul(5),
+        "timing.lease_ms",
+        format!(
+            "a lease of {} leaves fewer than five renewals at one each {}: one lost packet could fence a healthy primary",
+            t.lease, t.probe
+        ),
+        format!("use at least {}", t.probe.0.saturating_mul(5)),
+    );
+    need(
+        t.fence.0 >= 300,
+        "timing.fence_ms",
+        format!("killing and verifying a process tree within {} cannot be relied on", t.fence),
+        "use at least 300".into(),
+    );
+    need(
+        t.gate_after < t.lease,
+        "timing.lease_ms",
+        "commits would be gated only after the lease is over".into(),
+        "use a longer lease".into(),
+    );
+    need(
+        t.down_after.0 >= t.probe.0.saturating_mul(2),
+        "timing.down_after_ms",
+        format!("a primary would count as lost after fewer than two missed probes ({} each)", t.probe),
+        format!("use at least {}", t.probe.0.saturating_mul(2)),
+    );
+    need(
+        t.leave_site_after >= t.down_after,
+        "timing.leave_site_after_ms",
+        "leaving the site would be quicker than staying in it".into(),
+        format!("use at least {}", t.down_after.0),
+    );
+    need(
+        t.hang_after.0 >= t.probe.0.saturating_mul(4),
+        "timing.hang_after_ms",
+        format!("a write waiting for {} is a busy database, not a hung one", t.hang_after),
+        format!("use at least {}", t.probe.0.saturating_mul(4)),
+    );
+    need(
+        t.lease.0 <= 60_000 && t.fence.0 <= 30_000,
+        "timing.lease_ms",
+        "a takeover would wait for more than a minute and a half".into(),
+        "use a lease of at most 60000 and a fence budget of at most 30000".into(),
+    );
+    findings
+}
+
+fn check_instances(spec: &GroupSpec, members: &[MemberRecord]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if spec.instances.is_empty() {
+        findings.push(Finding::new(
+            "instance",
+            "the group has no instance",
+            "add an [[instance]] for each server",
+        ));
+    }
+    for (at, instance) in spec.instances.iter().enumerate() {
+        let key = |field: &str| format!("instance.{}.{field}", instance.name);
+        if spec.instances[..at].iter().any(|other| other.name == instance.name) {
+            findings.push(Finding::new(
+                key("name"),
+                "the name stands twice",
+                "give each instance a name of its own",
+            ));
+        }
+        if spec.instances[..at].iter().any(|other| other.address == instance.address) {
+            findings.push(Finding::new(
+                key("address"),
+                "two instances have the same address",
+                "correct one of them",
+            ));
+        }
+        if spec.instances[..at].iter().any(|other| other.guard == instance.guard) {
+            findings.push(Finding::new(
+                key("guard"),
+                "two guards have the same address",
+                "correct one of them",
+            ));
+        }
+        match members.iter().find(|m| m.agent == instance.agent) {
+            None => findings.push(unknown_agent(&key("agent"), instance.agent.as_str(), members)),
+            Some(member) if member.site != instance.site => findings.push(Finding::new(
+                key("site"),
+                format!("agent {} stands at site {}, not {}", member.agent, member.site, instance.site),
+                "correct the site or the agent",
+            )),
+            Some(_) => {}
+        }
+    }
+    if !spec.instances.is_empty() && spec.instances.iter().all(|i| i.priority == 0) {
+        findings.push(Finding::new(
+            "instance",
+            "every instance has priority 0, so nobody could ever be promoted",
+            "raise one",
+        ));
+    }
+    findings
+}
+
+fn check_routes(spec: &GroupSpec, members: &[MemberRecord]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (at, route) in spec.routes.iter().enumerate() {
+        if spec.routes[..at].iter().any(|other| other.name == route.name) {
+            let key = format!("route.{}.name", route.name);
+            findings.push(Finding::new(key, "the name stands twice", "give each route a name of its own"));
+        }
+        if !members.iter().any(|m| m.agent == route.agent) {
+            findings.push(unknown_agent(
+                &format!("route.{}.agent", route.name),
+                route.agent.as_str(),
+                members,
+            ));
+        }
+        if route.backend.is_empty()
+            || route.backend.contains(|c: char| c.is_whitespace() || c == '/' || c == ';')
+        {
+            let key = format!("route.{}.backend", route.name);
+            findings.push(Finding::new(
+                key,
+                "not the name of an HAProxy backend",
+                "use the name from haproxy.cfg",
+            ));
+        }
+    }
+    findings
+}
+
+fn unknown_agent(key: &str, name: &str, members: &[MemberRecord]) -> Finding {
+    let known = members.iter().map(|m| m.agent.as_str()).collect::<Vec<_>>().join(", ");
+    Finding::new(
+        key,
+        format!("there is no agent {name}"),
+        format!("use one of {known}, or add it with `mesh node add`"),
+    )
+}
+
+fn unknown_site(key: &str, name: &str, members: &[MemberRecord]) -> Finding {
+    let mut sites: Vec<_> = members.iter().map(|m| m.site.as_str()).collect();
+    sites.sort_unstable();
+    sites.dedup();
+    Finding::new(key, format!("no agent stands at site {name}"), format!("use one of {}", sites.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_profile_keeps_every_relation() {
+        for p in [Profile::Fast, Profile::Lan, Profile::Wan] {
+            assert_eq!(check_timing(&profile(p)), [], "{p:?}");
+        }
+    }
+
+    #[test]
+    fn unsafe_timings_are_refused_with_a_value_that_would_do() {
+        let mut t = profile(Profile::Lan);
+        t.lease = Millis(500);
+        let findings = check_timing(&t);
+        assert!(
+            findings.iter().any(|f| f.key == "timing.lease_ms" && f.next.contains("1250")),
+            "{findings:?}"
+        );
+    }
+}
