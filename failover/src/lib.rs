@@ -9,5 +9,6 @@
 pub mod moment;
 pub mod policy;
 pub mod run;
+pub mod state;
 
 pub use moment::Moment;

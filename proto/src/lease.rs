@@ -24,7 +24,7 @@ impl std::fmt::Display for LeaseKey {
 }
 
 /// Which acquisition of a lease: receipts, pledges, promotions and overrides name the one that they end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LeaseTerm {
     /// Epoch of the group at the acquisition.
     pub epoch: Epoch,

@@ -1,0 +1,233 @@
+//! The single door: a committed entry either takes effect whole, or is refused whole. Both leave audit records.
+
+use mesh_proto::audit::AuditRecord;
+use mesh_proto::command::{Applied, Command, Entry, Refused};
+use mesh_proto::{GroupName, RunId, Wall};
+
+use super::audit::Broken;
+use super::{Group, MeshState};
+
+/// Who an entry is from and where it stands in the log: what apply knows besides the command.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Stamp {
+    /// Log index.
+    pub index: u64,
+    /// The proposer's wall clock, copied into records for people.
+    pub at: Wall,
+}
+
+impl MeshState {
+    /// Applies a committed entry. Deterministic: every agent gets the same answer and the same state.
+    ///
+    /// # Errors
+    /// [`Broken`] when an audit record cannot be encoded: the agent must stop, since its state would no longer be the
+    /// others'.
+    pub fn apply(&mut self, index: u64, entry: &Entry) -> Result<Applied, Broken> {
+        let stamp = Stamp { index, at: entry.at };
+        // The audit is the only part that grows; everything else is small, so all-or-none is a copy.
+        let audit = std::mem::take(&mut self.audit);
+        let mut next = self.clone();
+        let mut refused = None;
+        for (at, command) in entry.commands.iter().enumerate() {
+            if let Err(why) = next.take(stamp, command) {
+                refused = Some((at, why));
+                break;
+            }
+        }
+        self.audit = audit;
+        match refused {
+            None => {
+                next.audit = std::mem::take(&mut self.audit);
+                *self = next;
+                for command in &entry.commands {
+                    self.record(index, entry, command, None)?;
+                }
+                debug_assert_eq!(self.check_invariants(), Ok(()));
+                Ok(Applied::Done { index })
+            }
+            Some((at, why)) => {
+                self.record(index, entry, &entry.commands[at], Some(why.clone()))?;
+                Ok(Applied::Refused(why))
+            }
+        }
+    }
+
+    fn take(&mut self, stamp: Stamp, command: &Command) -> Result<(), Refused> {
+        match command {
+            Command::MeshFormed { mesh, members } => self.form(mesh, members),
+            Command::MemberAdded { member } => self.add_member(member),
+            Command::MemberRemoved { agent } => self.remove_member(agent),
+            Command::SpecApplied { replaces, spec } => self.apply_spec(stamp, *replaces, spec),
+            Command::Founded { group, instance, data, guard, system_id } => {
+                self.group_mut(group)?.found(stamp, instance, data, guard, *system_id)
+            }
+            Command::LeaseGranted { group, instance, replaces, data, guard, proof, reason: _ } => {
+                self.group_mut(group)?.grant(stamp, instance, *replaces, data, guard, proof.as_ref())
+            }
+            Command::VerdictChanged { group, verdict } => {
+                let group = self.group_mut(group)?;
+                group.verdict = verdict.clone();
+                group.verdict_at = stamp.at;
+                Ok(())
+            }
+            Command::RunOpened { plan } => self.group_mut(&plan.group)?.open_run(stamp, plan),
+            Command::StepsStarted { group, run, steps } => {
+                self.group_mut(group)?.start_steps(stamp, *run, steps)
+            }
+            Command::StepEnded { group, run, step, attempt, outcome } => {
+                self.group_mut(group)?.end_step(stamp, *run, *step, *attempt, outcome)
+            }
+            Command::Signalled { group, run, signal, detail, cause } => {
+                self.group_mut(group)?.signal(stamp, *run, *signal, detail, *cause)
+            }
+            Command::PromotionCommitted {
+                group,
+                run,
+                ends,
+                instance,
+                data,
+                guard,
+                freeze,
+                position,
+                proof,
+            } => {
+                let promotion = super::runs::Wanted {
+                    ends: *ends,
+                    instance,
+                    data,
+                    guard,
+                    freeze: *freeze,
+                    position: *position,
+                    proof,
+                };
+                let electorate = self.electorate.clone();
+                self.group_mut(group)?.promote(stamp, *run, promotion, &electorate)
+            }
+            Command::RepairStarted { group, effect, epoch } => {
+                self.group_mut(group)?.start_repair(stamp, effect, *epoch)
+            }
+            Command::RepairEnded { group, repair, outcome } => {
+                self.group_mut(group)?.end_repair(*repair, outcome)
+            }
+            Command::Paused { group, length, reason } => self.group_mut(group)?.pause(stamp, *length, reason),
+            Command::Resumed { group, pause, how } => self.group_mut(group)?.resume(*pause, *how),
+            Command::Acknowledged { group } => {
+                self.group_mut(group)?.hold_down = None;
+                Ok(())
+            }
+        }
+    }
+
+    fn group_mut(&mut self, name: &GroupName) -> Result<&mut Group, Refused> {
+        self.groups.get_mut(name).ok_or_else(|| unknown("group", name.as_str()))
+    }
+
+    fn record(
+        &mut self,
+        index: u64,
+        entry: &Entry,
+        command: &Command,
+        refused: Option<Refused>,
+    ) -> Result<(), Broken> {
+        let (group, run) = about(command, index);
+        self.audit.push(AuditRecord {
+            seq: 0,
+            index,
+            at: entry.at,
+            by: entry.by.clone(),
+            actor: entry.actor.clone(),
+            group,
+            run,
+            summary: summary(command),
+            command: command.clone(),
+            refused,
+            previous: String::new(),
+            hash: String::new(),
+        })
+    }
+}
+
+pub(crate) fn unknown(what: &str, name: &str) -> Refused {
+    Refused::Unknown { what: what.to_owned(), name: name.to_owned() }
+}
+
+pub(crate) fn conflict(what: &str, expected: impl ToString, found: impl ToString) -> Refused {
+    Refused::Conflict { what: what.to_owned(), expected: expected.to_string(), found: found.to_string() }
+}
+
+/// Compares what an entry expects with what is.
+pub(crate) fn compare<T: PartialEq + ToString>(what: &str, expected: &T, found: &T) -> Result<(), Refused> {
+    if expected == found { Ok(()) } else { Err(conflict(what, expected.to_string(), found.to_string())) }
+}
+
+fn about(command: &Command, index: u64) -> (Option<GroupName>, Option<RunId>) {
+    match command {
+        Command::MeshFormed { .. } | Command::MemberAdded { .. } | Command::MemberRemoved { .. } => {
+            (None, None)
+        }
+        Command::SpecApplied { spec, .. } => (Some(spec.group.clone()), None),
+        Command::RunOpened { plan } => (Some(plan.group.clone()), Some(RunId(index))),
+        Command::StepsStarted { group, run, .. }
+        | Command::StepEnded { group, run, .. }
+        | Command::Signalled { group, run, .. }
+        | Command::PromotionCommitted { group, run, .. } => (Some(group.clone()), Some(*run)),
+        Command::Founded { group, .. }
+        | Command::LeaseGranted { group, .. }
+        | Command::VerdictChanged { group, .. }
+        | Command::RepairStarted { group, .. }
+        | Command::RepairEnded { group, .. }
+        | Command::Paused { group, .. }
+        | Command::Resumed { group, .. }
+        | Command::Acknowledged { group } => (Some(group.clone()), None),
+    }
+}
+
+fn summary(command: &Command) -> String {
+    match command {
+        Command::MeshFormed { mesh, members } => format!("mesh {mesh} formed with {} members", members.len()),
+        Command::MemberAdded { member } => format!("{} joins at {}", member.agent, member.site),
+        Command::MemberRemoved { agent } => format!("{agent} leaves"),
+        Command::SpecApplied { replaces, spec } => {
+            format!("spec of {} applied, version {}", spec.group, replaces + 1)
+        }
+        Command::Founded { instance, .. } => format!("{instance} is the primary of epoch 1"),
+        Command::LeaseGranted { instance, replaces, reason, .. } => {
+            format!(
+                "{instance} gets lease {} in epoch {}: {reason}",
+                replaces.lease_no.next(),
+                replaces.epoch
+            )
+        }
+        Command::VerdictChanged { verdict, .. } => format!("{}: {}", verdict.verdict, verdict.summary),
+        Command::RunOpened { plan } => format!("{} from {} planned: {}", plan.kind, plan.from, plan.reason),
+        Command::StepsStarted { steps, .. } => {
+            let all: Vec<_> = steps.iter().map(|s| s.effect.to_string()).collect();
+            format!("begin: {}", all.join("; "))
+        }
+        Command::StepEnded { step, outcome, .. } => format!("step {step} ended: {}", outcome_words(outcome)),
+        Command::Signalled { signal, detail, .. } => format!("{signal}: {detail}"),
+        Command::PromotionCommitted { instance, ends, proof, .. } => {
+            let why = match proof {
+                mesh_proto::lease::Proof::Receipt(r) => format!("a {:?} receipt", r.level),
+                mesh_proto::lease::Proof::Expired(e) => format!("the lease ran out, {} waited", e.waited),
+            };
+            format!("{instance} becomes primary of epoch {}; {ends} ended by {why}", ends.epoch.next())
+        }
+        Command::RepairStarted { effect, .. } => format!("repair begins: {effect}"),
+        Command::RepairEnded { repair, outcome, .. } => {
+            format!("repair {repair} ended: {}", outcome_words(outcome))
+        }
+        Command::Paused { length, reason, .. } => format!("paused for at most {length}: {reason}"),
+        Command::Resumed { .. } => "pause ended".to_owned(),
+        Command::Acknowledged { .. } => "hold-down ended".to_owned(),
+    }
+}
+
+fn outcome_words(outcome: &mesh_proto::effect::Outcome) -> String {
+    use mesh_proto::effect::Outcome;
+    match outcome {
+        Outcome::Done(_) => "done".to_owned(),
+        Outcome::Refused { detail, .. } => format!("refused, {detail}"),
+        Outcome::Unknown { detail } => format!("unknown, {detail}"),
+    }
+}

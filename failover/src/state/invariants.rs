@@ -1,0 +1,58 @@
+//! What must hold of the replicated state after every entry. Checked in debug builds, and by the simulator.
+
+use super::{Group, MeshState};
+
+impl MeshState {
+    /// Checks every group.
+    ///
+    /// # Errors
+    /// The first invariant that does not hold, in words.
+    pub fn check_invariants(&self) -> Result<(), String> {
+        for group in self.groups.values() {
+            group.check().map_err(|what| format!("group {}: {what}", group.spec.group))?;
+        }
+        Ok(())
+    }
+}
+
+impl Group {
+    fn check(&self) -> Result<(), String> {
+        match (&self.primary, self.epoch.0) {
+            (None, 0) => {}
+            (None, _) => return Err("an epoch without a primary".to_owned()),
+            (Some(_), 0) => return Err("a primary without an epoch".to_owned()),
+            (Some(primary), _) => {
+                let Some(lease) = self.leases.get(&primary.instance) else {
+                    return Err("a primary without a lease".to_owned());
+                };
+                if lease.term.epoch != self.epoch {
+                    return Err("the primary's lease is of another epoch".to_owned());
+                }
+                if lease.data != primary.data {
+                    return Err("the primary's lease is for another life of its data".to_owned());
+                }
+            }
+        }
+        for (name, lease) in &self.leases {
+            let is_primary = self.primary.as_ref().is_some_and(|p| p.instance == *name);
+            if !is_primary && lease.term.epoch >= self.epoch {
+                return Err(format!("{name} has a lease of the current epoch and is not its primary"));
+            }
+        }
+        if let Some(takeover) = &self.takeover {
+            let Some(run) = self.active_run() else {
+                return Err("a takeover is open without a run".to_owned());
+            };
+            if run.id != takeover.run {
+                return Err("a takeover belongs to another run than the one going on".to_owned());
+            }
+            if self.lease().map(|lease| lease.term) != Some(takeover.term) {
+                return Err("a takeover ends another lease than the current one".to_owned());
+            }
+        }
+        if self.pause.is_some() && self.active_run().is_some() {
+            return Err("a run goes on in a paused group".to_owned());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,186 @@
+//! Founding a group, granting leases anew, pausing and resuming.
+
+use mesh_proto::command::{Refused, ResumeProof};
+use mesh_proto::lease::{LeaseKey, LeaseRecord, LeaseTerm, Proof};
+use mesh_proto::{DataIncarnation, Epoch, GuardIncarnation, InstanceName, LeaseNo, Millis};
+
+use super::apply::{Stamp, compare, conflict, unknown};
+use super::{Group, Pause, Primary};
+
+impl Group {
+    /// PROTOCOL, Birth: a compare-and-set on "no epoch yet".
+    pub(super) fn found(
+        &mut self,
+        stamp: Stamp,
+        instance: &InstanceName,
+        data: &DataIncarnation,
+        guard: &GuardIncarnation,
+        system_id: u64,
+    ) -> Result<(), Refused> {
+        compare("the epoch", &Epoch(0), &self.epoch)?;
+        self.instance(instance).ok_or_else(|| unknown("instance", instance.as_str()))?;
+        self.epoch = Epoch(1);
+        self.system_id = Some(system_id);
+        self.primary = Some(Primary { instance: instance.clone(), data: data.clone() });
+        self.set_lease(stamp, instance, data, guard);
+        Ok(())
+    }
+
+    /// Gives an instance the next lease number in the current epoch.
+    pub(super) fn set_lease(
+        &mut self,
+        stamp: Stamp,
+        instance: &InstanceName,
+        data: &DataIncarnation,
+        guard: &GuardIncarnation,
+    ) -> LeaseTerm {
+        let last = self.leases.get(instance).map_or(LeaseNo(0), |lease| lease.term.lease_no);
+        let term = LeaseTerm { epoch: self.epoch, lease_no: last.next() };
+        let record = LeaseRecord { term, guard: guard.clone(), data: data.clone(), index: stamp.index };
+        self.leases.insert(instance.clone(), record);
+        term
+    }
+
+    /// PROTOCOL, Identities: a compare-and-set on (epoch, previous lease number); refused for other data, and for
+    /// another life of the guard without a proof.
+    pub(super) fn grant(
+        &mut self,
+        stamp: Stamp,
+        instance: &InstanceName,
+        replaces: LeaseTerm,
+        data: &DataIncarnation,
+        guard: &GuardIncarnation,
+        proof: Option<&Proof>,
+    ) -> Result<(), Refused> {
+        let Some(primary) = &self.primary else {
+            return Err(Refused::Forbidden("the group has no primary; use `mesh adopt`".to_owned()));
+        };
+        compare("the primary", &instance.as_str(), &primary.instance.as_str())?;
+        compare("the life of the primary's data", data, &primary.data)?;
+        let Some(lease) = self.leases.get(instance) else {
+            return Err(Refused::Forbidden(format!("{instance} never had a lease")));
+        };
+        compare("the lease", &replaces, &lease.term)?;
+        if *guard != lease.guard {
+            // The host may have been cloned: the old life's lease must be over before another one begins.
+            match proof {
+                None => {
+                    return Err(Refused::Forbidden(format!(
+                        "the guard of {instance} is another life ({guard}) than the one that held the lease; \
+                         that needs a receipt or the end of the old lease"
+                    )));
+                }
+                Some(proof) => self.check_proof(instance, replaces, proof, None)?,
+            }
+        }
+        self.set_lease(stamp, instance, data, guard);
+        self.takeover = None;
+        self.generation = self.generation.next();
+        Ok(())
+    }
+
+    /// Whether a proof ends this lease. The electorate is given where the proof must be counted by it.
+    pub(super) fn check_proof(
+        &self,
+        instance: &InstanceName,
+        ends: LeaseTerm,
+        proof: &Proof,
+        electorate: Option<&mesh_proto::lease::Electorate>,
+    ) -> Result<(), Refused> {
+        let key = LeaseKey { group: self.spec.group.clone(), instance: instance.clone() };
+        match proof {
+            Proof::Receipt(receipt) => {
+                if receipt.key != key {
+                    return Err(conflict("the receipt's instance", &key, &receipt.key));
+                }
+                compare("the receipt's lease", &ends, &receipt.term)?;
+                let Some(lease) = self.leases.get(instance) else {
+                    return Err(Refused::Forbidden(format!("{instance} never had a lease")));
+                };
+                compare("the receipt's guard", &lease.guard, &receipt.guard)?;
+                compare("the receipt's data", &lease.data, &receipt.data)
+            }
+            Proof::Expired(expiry) => {
+                if self.pause.is_some() {
+                    return Err(Refused::Forbidden(
+                        "the group is paused: while it is, the end of a lease is no proof; `mesh resume` first".to_owned(),
+                    ));
+                }
+                compare("the lease that ran out", &ends, &expiry.term)?;
+                if let Some(electorate) = electorate {
+                    compare("the electorate", &electorate.version, &expiry.electorate)?;
+                    let mut voters: Vec<_> = expiry.pledges.iter().map(|(voter, _)| *voter).collect();
+                    voters.sort_unstable();
+                    voters.dedup();
+                    voters.retain(|voter| electorate.members.contains(voter));
+                    if voters.len() < electorate.majority() {
+                        return Err(Refused::Forbidden(format!(
+                            "{} pledges are no majority of {} voters",
+                            voters.len(),
+                            electorate.members.len()
+                        )));
+                    }
+                }
+                let longest =
+                    expiry.pledges.iter().map(|(_, remainder)| *remainder).max().unwrap_or(Millis::ZERO);
+                if expiry.waited < longest.plus(self.largest_fence) {
+                    return Err(Refused::Forbidden(format!(
+                        "waiting {} does not cover a remainder of {longest} and a fence of {}",
+                        expiry.waited, self.largest_fence
+                    )));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn pause(&mut self, stamp: Stamp, length: Millis, reason: &str) -> Result<(), Refused> {
+        if let Some(pause) = &self.pause {
+            return Err(Refused::Forbidden(format!("the group is paused already: {}", pause.reason)));
+        }
+        if self.active_run().is_some() {
+            return Err(Refused::Forbidden(
+                "a run is going on; pause when it is over, or abort it".to_owned(),
+            ));
+        }
+        if reason.trim().is_empty() {
+            return Err(Refused::Forbidden("a pause needs a reason".to_owned()));
+        }
+        let lease_no = self.lease().map_or(LeaseNo(0), |lease| lease.term.lease_no);
+        self.pause =
+            Some(Pause { id: stamp.index, length, reason: reason.to_owned(), lease_no, at: stamp.at });
+        Ok(())
+    }
+
+    /// PROTOCOL, Pause: ends only with a fresh lease number held, or after the whole length by the leader's own clock.
+    pub(super) fn resume(&mut self, id: u64, how: ResumeProof) -> Result<(), Refused> {
+        let Some(pause) = &self.pause else {
+            return Err(Refused::Forbidden("the group is not paused".to_owned()));
+        };
+        compare("the pause", &id, &pause.id)?;
+        match how {
+            ResumeProof::HoldsLease(lease_no) => {
+                if lease_no <= pause.lease_no || self.lease().map(|l| l.term.lease_no) != Some(lease_no) {
+                    return Err(Refused::Forbidden(format!(
+                        "lease {lease_no} was not acquired after the pause began"
+                    )));
+                }
+            }
+            ResumeProof::Waited(waited) => {
+                let least = pause.length.plus(self.timing.lease).plus(self.largest_fence);
+                if waited < least {
+                    return Err(Refused::Forbidden(format!("waited {waited}, which is less than {least}")));
+                }
+            }
+            ResumeProof::NothingHeld => {
+                if self.primary.is_some() {
+                    return Err(Refused::Forbidden(
+                        "the group has a primary, whose lease the pause froze".to_owned(),
+                    ));
+                }
+            }
+        }
+        self.pause = None;
+        Ok(())
+    }
+}

@@ -1,0 +1,84 @@
+//! Forming the mesh, and members that come and go.
+
+use mesh_proto::command::{MemberRecord, Refused};
+use mesh_proto::lease::Electorate;
+use mesh_proto::{AgentName, MeshId};
+
+use super::MeshState;
+use super::apply::{conflict, unknown};
+
+impl MeshState {
+    pub(super) fn form(&mut self, mesh: &MeshId, members: &[MemberRecord]) -> Result<(), Refused> {
+        if let Some(formed) = &self.mesh {
+            return Err(conflict("the mesh", "not formed", formed));
+        }
+        for member in members {
+            self.check_new(member)?;
+            self.members.insert(member.agent.clone(), member.clone());
+        }
+        self.electorate =
+            Electorate { version: 1, members: members.iter().filter(|m| m.voter).map(|m| m.id).collect() };
+        self.mesh = Some(mesh.clone());
+        Ok(())
+    }
+
+    pub(super) fn add_member(&mut self, member: &MemberRecord) -> Result<(), Refused> {
+        if self.mesh.is_none() {
+            return Err(Refused::Forbidden("the mesh is not formed yet; run `mesh form`".to_owned()));
+        }
+        if let Some(known) = self.members.get(&member.agent)
+            && known.id == member.id
+            && known.address == member.address
+            && known.site == member.site
+        {
+            // The same member again, at most with its vote changed.
+            self.members.insert(member.agent.clone(), member.clone());
+            return Ok(());
+        }
+        self.check_new(member)?;
+        self.members.insert(member.agent.clone(), member.clone());
+        Ok(())
+    }
+
+    fn check_new(&self, member: &MemberRecord) -> Result<(), Refused> {
+        let taken = |what: &str| Refused::Forbidden(format!("{what}; give the new member one of its own"));
+        if self.members.contains_key(&member.agent) {
+            return Err(taken(&format!("there is an agent {} already", member.agent)));
+        }
+        if let Some(other) = self.members.values().find(|m| m.id == member.id) {
+            return Err(taken(&format!("Raft number {} belongs to {}", member.id, other.agent)));
+        }
+        if self.retired.contains(&member.id) {
+            return Err(taken(&format!("Raft number {} was used before, by a disk that is gone", member.id)));
+        }
+        if let Some(other) = self.members.values().find(|m| m.address == member.address) {
+            return Err(taken(&format!("address {} belongs to {}", member.address, other.agent)));
+        }
+        Ok(())
+    }
+
+    pub(super) fn remove_member(&mut self, agent: &AgentName) -> Result<(), Refused> {
+        let member = self.members.get(agent).ok_or_else(|| unknown("agent", agent.as_str()))?;
+        if self.electorate.members.contains(&member.id) {
+            return Err(Refused::Forbidden(format!(
+                "{agent} belongs to the lease electorate, and changing the electorate is not supported in this \
+                 version: two majorities could disagree about who holds a lease"
+            )));
+        }
+        for group in self.groups.values() {
+            let names_it = group.spec.instances.iter().any(|i| i.agent == *agent)
+                || group.spec.routes.iter().any(|r| r.agent == *agent)
+                || group.spec.observers.contains(agent);
+            if names_it {
+                return Err(Refused::Forbidden(format!(
+                    "group {} names {agent}; apply a spec without it first",
+                    group.spec.group
+                )));
+            }
+        }
+        let id = member.id;
+        self.members.remove(agent);
+        self.retired.insert(id);
+        Ok(())
+    }
+}

@@ -1,0 +1,237 @@
+//! The replicated state and its single door, [`MeshState::apply`].
+//!
+//! Every agent applies the same entries in the same order and has the same state. Apply decides; it never waits, never
+//! reads a clock, and the wall-clock stamps in entries are copied into records for people and never compared.
+
+mod apply;
+mod audit;
+mod invariants;
+mod leases;
+mod members;
+mod runs;
+mod specs;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use mesh_proto::command::{MemberRecord, Verdict, VerdictRecord};
+use mesh_proto::effect::{Effect, Outcome};
+use mesh_proto::lease::{Electorate, GroupView, LeaseKey, LeaseRecord, LeaseTerm, PauseView};
+use mesh_proto::run::Run;
+use mesh_proto::spec::{GroupSpec, InstanceSpec, Timing};
+use mesh_proto::{
+    AgentName, DataIncarnation, Epoch, Generation, GroupName, InstanceName, LeaseNo, MeshId, Millis,
+    RouteName, RunId, Wall,
+};
+use serde::{Deserialize, Serialize};
+
+pub use audit::{Audit, GENESIS, hash_of, verify};
+
+/// How many finished runs a group remembers. Older ones are in the audit.
+pub const HISTORY: usize = 16;
+
+/// Everything that the agents agree on.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeshState {
+    /// The mesh's name; `None` before it is formed.
+    pub mesh: Option<MeshId>,
+    /// The members, by name.
+    pub members: BTreeMap<AgentName, MemberRecord>,
+    /// Raft numbers that were used once and never come back.
+    pub retired: BTreeSet<mesh_proto::NodeId>,
+    /// Whose grants and pledges count.
+    pub electorate: Electorate,
+    /// The groups.
+    pub groups: BTreeMap<GroupName, Group>,
+    /// The chain of records.
+    pub audit: Audit,
+}
+
+/// A group as the log has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Group {
+    /// The spec in force.
+    pub spec: GroupSpec,
+    /// Its version, from 1.
+    pub version: u64,
+    /// The timing in force.
+    pub timing: Timing,
+    /// The largest fence budget ever in force: an expiry waits for it, because a guard may still work with an older
+    /// spec (PROTOCOL: lowering takes effect after the old ones have passed).
+    pub largest_fence: Millis,
+    /// The epoch; 0 before the group is founded.
+    pub epoch: Epoch,
+    /// The primary of that epoch.
+    pub primary: Option<Primary>,
+    /// PostgreSQL's system identifier, which every instance must have.
+    pub system_id: Option<u64>,
+    /// The newest lease of each instance. Lease numbers are never reset.
+    pub leases: BTreeMap<InstanceName, LeaseRecord>,
+    /// The takeover that is open, if any.
+    pub takeover: Option<Takeover>,
+    /// Generation of freezes: raised when a takeover opens and when freezes are released.
+    pub generation: Generation,
+    /// The run going on or last ended.
+    pub run: Option<Run>,
+    /// Runs before that one, oldest first.
+    pub history: Vec<Run>,
+    /// The verdict last recorded, and when.
+    pub verdict: VerdictRecord,
+    /// When; for people.
+    pub verdict_at: Wall,
+    /// The run after whose automatic failover no further one is started yet.
+    pub hold_down: Option<RunId>,
+    /// The pause in force.
+    pub pause: Option<Pause>,
+    /// Repairs going on, and the newest ended one of each instance or route.
+    pub repairs: Vec<Repair>,
+    /// Where each route was last led.
+    pub routes: BTreeMap<RouteName, Led>,
+}
+
+/// The primary of an epoch: one instance and one life of its data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Primary {
+    /// The instance.
+    pub instance: InstanceName,
+    /// The life of its data.
+    pub data: DataIncarnation,
+}
+
+/// A takeover that is open: until a promotion or a new lease of its key is committed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Takeover {
+    /// The lease's key.
+    pub key: LeaseKey,
+    /// The acquisition it ends.
+    pub term: LeaseTerm,
+    /// The run that drives it.
+    pub run: RunId,
+}
+
+/// A pause in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    /// Log index of the entry that paused.
+    pub id: u64,
+    /// How long at most.
+    pub length: Millis,
+    /// Why.
+    pub reason: String,
+    /// The lease number of the primary when it began: a newer one shows that its guard asked again.
+    pub lease_no: LeaseNo,
+    /// When it began; for people.
+    pub at: Wall,
+}
+
+/// A repair: something outside a run that is being made as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Repair {
+    /// Log index of its intent.
+    pub id: u64,
+    /// The effect.
+    pub effect: Effect,
+    /// The epoch it carries.
+    pub epoch: Epoch,
+    /// What came of it; `None` while nobody knows.
+    pub outcome: Option<Outcome>,
+    /// When it began; for people.
+    pub at: Wall,
+}
+
+/// Where a route was led, and in which epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Led {
+    /// The instance.
+    pub instance: InstanceName,
+    /// The epoch.
+    pub epoch: Epoch,
+}
+
+impl Group {
+    pub(crate) fn new(spec: GroupSpec, timing: Timing, at: Wall) -> Self {
+        Self {
+            largest_fence: timing.fence,
+            spec,
+            version: 1,
+            timing,
+            epoch: Epoch(0),
+            primary: None,
+            system_id: None,
+            leases: BTreeMap::new(),
+            takeover: None,
+            generation: Generation(0),
+            run: None,
+            history: Vec::new(),
+            verdict: VerdictRecord {
+                verdict: Verdict::Unfounded,
+                summary: "no primary yet".to_owned(),
+                evidence: Vec::new(),
+                blocked: None,
+            },
+            verdict_at: at,
+            hold_down: None,
+            pause: None,
+            repairs: Vec::new(),
+            routes: BTreeMap::new(),
+        }
+    }
+
+    /// The spec of an instance.
+    #[must_use]
+    pub fn instance(&self, name: &InstanceName) -> Option<&InstanceSpec> {
+        self.spec.instances.iter().find(|i| i.name == *name)
+    }
+
+    /// The lease of the current primary.
+    #[must_use]
+    pub fn lease(&self) -> Option<&LeaseRecord> {
+        self.leases.get(&self.primary.as_ref()?.instance)
+    }
+
+    /// The run, if it is not over.
+    #[must_use]
+    pub fn active_run(&self) -> Option<&Run> {
+        self.run.as_ref().filter(|run| !run.phase.is_final())
+    }
+
+    /// Whether the run is over, or its new primary serves and only routes are left: a loss of that primary may then
+    /// begin another run.
+    #[must_use]
+    pub fn free_for_a_run(&self) -> bool {
+        self.active_run().is_none_or(runs::serves)
+    }
+}
+
+impl MeshState {
+    /// The members in a fixed order.
+    #[must_use]
+    pub fn member_list(&self) -> Vec<MemberRecord> {
+        self.members.values().cloned().collect()
+    }
+
+    /// The current lease of a key, as a voter needs it to decide a renewal: only the primary of the newest epoch has
+    /// one that is current.
+    #[must_use]
+    pub fn current_lease(&self, key: &LeaseKey) -> Option<&LeaseRecord> {
+        let group = self.groups.get(&key.group)?;
+        let primary = group.primary.as_ref()?;
+        if primary.instance != key.instance {
+            return None;
+        }
+        group.leases.get(&key.instance).filter(|lease| lease.term.epoch == group.epoch)
+    }
+
+    /// What a guard must know of its group.
+    #[must_use]
+    pub fn group_view(&self, group: &GroupName, instance: &InstanceName, applied: u64) -> Option<GroupView> {
+        let state = self.groups.get(group)?;
+        Some(GroupView {
+            applied,
+            epoch: state.epoch,
+            primary: state.primary.as_ref().map(|p| p.instance.clone()),
+            own_lease: state.leases.get(instance).cloned(),
+            timing: state.timing.clone(),
+            pause: state.pause.as_ref().map(|p| PauseView { id: p.id, length: p.length }),
+        })
+    }
+}

@@ -1,0 +1,331 @@
+//! Runs in the replicated state: opened, stepped, signalled, promoted; and repairs beside them.
+
+use mesh_proto::command::{Refused, StepIntent};
+use mesh_proto::effect::{Effect, Finding, Outcome, Target};
+use mesh_proto::evidence::Position;
+use mesh_proto::lease::{Electorate, LeaseKey, LeaseTerm, Proof};
+use mesh_proto::run::{Actor, Phase, Plan, Promotion, Run, RunKind, Signal, Step, StuckCause};
+use mesh_proto::{DataIncarnation, Epoch, Generation, GuardIncarnation, InstanceName, RunId};
+
+use super::apply::{Stamp, compare, conflict, unknown};
+use super::{Group, HISTORY, Led, Primary, Repair, Takeover};
+use crate::run::{Next, first, forbidden, next};
+
+/// What a promotion entry names.
+pub(super) struct Wanted<'a> {
+    pub ends: LeaseTerm,
+    pub instance: &'a InstanceName,
+    pub data: &'a DataIncarnation,
+    pub guard: &'a GuardIncarnation,
+    pub freeze: Generation,
+    pub position: Position,
+    pub proof: &'a Proof,
+}
+
+/// Whether the run's new primary serves, so that only routes are left to do.
+pub(super) fn serves(run: &Run) -> bool {
+    match run.phase {
+        Phase::Routing | Phase::Proving | Phase::Done => true,
+        Phase::Stuck => {
+            matches!(run.stuck, Some((StuckCause::RouteFailed | StuckCause::ProofFailed, _)))
+        }
+        Phase::Preparing
+        | Phase::Pledging
+        | Phase::Fencing
+        | Phase::Promoting
+        | Phase::Reopening
+        | Phase::Aborted => false,
+    }
+}
+
+impl Group {
+    /// Plans a run and, for a failover, opens its takeover in the same entry: before the first durable pledge
+    /// (PROTOCOL, Taking over 3). Committing the plan is a compare-and-set on its parent.
+    pub(super) fn open_run(&mut self, stamp: Stamp, plan: &Plan) -> Result<(), Refused> {
+        let Some(primary) = &self.primary else {
+            return Err(Refused::Forbidden("the group has no primary yet; use `mesh adopt`".to_owned()));
+        };
+        if !self.free_for_a_run() {
+            return Err(Refused::Forbidden("another run is going on".to_owned()));
+        }
+        if let Some(pause) = &self.pause {
+            return Err(Refused::Forbidden(format!("the group is paused: {}", pause.reason)));
+        }
+        let current = self.lease().map(|lease| lease.term).unwrap_or_default();
+        compare("the lease to end", &plan.parent, &current)?;
+        compare("the primary", &plan.from.as_str(), &primary.instance.as_str())?;
+        if let Some(old) = self.run.take() {
+            self.history.push(old);
+            if self.history.len() > HISTORY {
+                self.history.remove(0);
+            }
+        }
+        let mut run = Run {
+            id: RunId(stamp.index),
+            plan: plan.clone(),
+            phase: first(plan.kind),
+            ending: plan.parent,
+            ending_instance: plan.from.clone(),
+            steps: std::collections::BTreeMap::new(),
+            promotion: None,
+            stuck: None,
+            entered: Vec::new(),
+            takeovers: 0,
+        };
+        run.entered.push((run.phase, stamp.at));
+        let phase = run.phase;
+        self.run = Some(run);
+        self.entering(phase);
+        Ok(())
+    }
+
+    /// What entering a phase does to the rest of the group.
+    fn entering(&mut self, phase: Phase) {
+        let Some(run) = self.run.as_mut() else { return };
+        match phase {
+            Phase::Pledging => {
+                // The lease to end is the current primary's: the plan's at first, a failed candidate's afterwards.
+                let Some(primary) = &self.primary else { return };
+                let Some(lease) = self.leases.get(&primary.instance) else { return };
+                run.ending = lease.term;
+                run.ending_instance = primary.instance.clone();
+                run.takeovers += 1;
+                run.stuck = None;
+                self.generation = self.generation.next();
+                self.takeover = Some(Takeover {
+                    key: LeaseKey { group: self.spec.group.clone(), instance: primary.instance.clone() },
+                    term: lease.term,
+                    run: run.id,
+                });
+            }
+            Phase::Done => {
+                run.stuck = None;
+                if run.plan.actor == Actor::Mesh && run.plan.kind == RunKind::Failover {
+                    self.hold_down = Some(run.id);
+                }
+            }
+            Phase::Preparing
+            | Phase::Fencing
+            | Phase::Promoting
+            | Phase::Routing
+            | Phase::Proving
+            | Phase::Reopening
+            | Phase::Aborted => run.stuck = None,
+            Phase::Stuck => {}
+        }
+    }
+
+    fn run_mut(&mut self, id: RunId) -> Result<&mut Run, Refused> {
+        match self.run.as_mut() {
+            Some(run) if run.id == id && !run.phase.is_final() => Ok(run),
+            Some(run) if run.id == id => Err(Refused::Forbidden(format!("run {id} is {}", run.phase))),
+            Some(_) | None => Err(unknown("running run", &id.to_string())),
+        }
+    }
+
+    /// The intent: committed before the call.
+    pub(super) fn start_steps(
+        &mut self,
+        stamp: Stamp,
+        id: RunId,
+        steps: &[StepIntent],
+    ) -> Result<(), Refused> {
+        let epoch = self.epoch;
+        let run = self.run_mut(id)?;
+        for intent in steps {
+            match run.steps.get_mut(&intent.step) {
+                None => {
+                    compare("the attempt", &intent.attempt, &1)?;
+                    let step = Step {
+                        effect: intent.effect.clone(),
+                        phase: run.phase,
+                        epoch,
+                        attempts: 1,
+                        outcome: None,
+                        began: stamp.at,
+                        ended: None,
+                    };
+                    run.steps.insert(intent.step, step);
+                }
+                Some(step) => {
+                    if step.effect != intent.effect {
+                        return Err(conflict("the effect of the step", &step.effect, &intent.effect));
+                    }
+                    compare("the attempt", &intent.attempt, &(step.attempts + 1))?;
+                    if matches!(step.outcome, Some(Outcome::Done(_))) {
+                        return Err(Refused::Forbidden(format!("step {} is done", intent.step)));
+                    }
+                    step.attempts = intent.attempt;
+                    step.outcome = None;
+                    step.ended = None;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The result.
+    pub(super) fn end_step(
+        &mut self,
+        stamp: Stamp,
+        id: RunId,
+        number: u32,
+        attempt: u32,
+        outcome: &Outcome,
+    ) -> Result<(), Refused> {
+        let run = self.run_mut(id)?;
+        let step = run.steps.get_mut(&number).ok_or_else(|| unknown("step", &number.to_string()))?;
+        compare("the attempt", &attempt, &step.attempts)?;
+        if matches!(step.outcome, Some(Outcome::Done(_))) {
+            return Err(Refused::Forbidden(format!("step {number} is done")));
+        }
+        step.outcome = Some(outcome.clone());
+        step.ended = Some(stamp.at);
+        let (effect, epoch) = (step.effect.clone(), step.epoch);
+        self.note_done(&effect, epoch, outcome);
+        Ok(())
+    }
+
+    /// What a done effect changes in the group beside its run.
+    fn note_done(&mut self, effect: &Effect, epoch: Epoch, outcome: &Outcome) {
+        if let (Effect::Route { route, instance }, Outcome::Done(Finding::Routed { .. })) = (effect, outcome)
+            && self.routes.get(route).is_none_or(|led| led.epoch <= epoch)
+        {
+            self.routes.insert(route.clone(), Led { instance: instance.clone(), epoch });
+        }
+    }
+
+    pub(super) fn signal(
+        &mut self,
+        stamp: Stamp,
+        id: RunId,
+        signal: Signal,
+        detail: &str,
+        cause: Option<StuckCause>,
+    ) -> Result<(), Refused> {
+        let run = self.run_mut(id)?;
+        if let Some(why) = forbidden(signal, run.promotion.is_some(), serves(run)) {
+            return Err(Refused::Forbidden(why.to_owned()));
+        }
+        match next(run.phase, signal) {
+            Next::Stay => Ok(()),
+            Next::Impossible => {
+                Err(Refused::Forbidden(format!("{signal} cannot come while run {id} is {}", run.phase)))
+            }
+            Next::Enter(to) => {
+                if to == Phase::Aborted && self.takeover.is_some() {
+                    return Err(Refused::Forbidden(
+                        "a takeover is open: the primary needs a new lease before the run may end".to_owned(),
+                    ));
+                }
+                let run = self.run_mut(id)?;
+                if to == Phase::Stuck {
+                    let Some(cause) = cause else {
+                        return Err(Refused::Forbidden("a stuck run must name its cause".to_owned()));
+                    };
+                    run.stuck = Some((cause, detail.to_owned()));
+                }
+                run.phase = to;
+                run.entered.push((to, stamp.at));
+                self.entering(to);
+                Ok(())
+            }
+        }
+    }
+
+    /// The decision (PROTOCOL, Taking over 7): a compare-and-set on the lease that ends, with the proof beside it.
+    pub(super) fn promote(
+        &mut self,
+        stamp: Stamp,
+        id: RunId,
+        wanted: Wanted<'_>,
+        electorate: &Electorate,
+    ) -> Result<(), Refused> {
+        let Some(takeover) = &self.takeover else {
+            return Err(Refused::Forbidden(
+                "no takeover is open: pledges come before a promotion".to_owned(),
+            ));
+        };
+        compare("the takeover's run", &id, &takeover.run)?;
+        compare("the takeover's lease", &wanted.ends, &takeover.term)?;
+        let ending = takeover.key.instance.clone();
+        let current = self.lease().map(|lease| lease.term).unwrap_or_default();
+        compare("the lease to end", &wanted.ends, &current)?;
+        compare("the generation of the freeze", &wanted.freeze, &self.generation)?;
+        if *wanted.instance == ending {
+            return Err(Refused::Forbidden(format!(
+                "{ending} cannot succeed itself; it gets a new lease instead"
+            )));
+        }
+        match self.instance(wanted.instance) {
+            None => return Err(unknown("instance", wanted.instance.as_str())),
+            Some(spec) if spec.priority == 0 => {
+                return Err(Refused::Forbidden(format!(
+                    "{} has priority 0 and is never promoted",
+                    spec.name
+                )));
+            }
+            Some(_) => {}
+        }
+        self.check_proof(&ending, wanted.ends, wanted.proof, Some(electorate))?;
+        self.signal(stamp, id, Signal::PromotionCommitted, "", None)?;
+
+        self.epoch = self.epoch.next();
+        self.generation = self.generation.next();
+        self.takeover = None;
+        self.primary = Some(Primary { instance: wanted.instance.clone(), data: wanted.data.clone() });
+        let term = self.set_lease(stamp, wanted.instance, wanted.data, wanted.guard);
+        let run = self.run_mut(id)?;
+        run.promotion = Some(Promotion {
+            instance: wanted.instance.clone(),
+            data: wanted.data.clone(),
+            guard: wanted.guard.clone(),
+            term,
+            position: wanted.position,
+            proof: wanted.proof.clone(),
+        });
+        Ok(())
+    }
+
+    pub(super) fn start_repair(
+        &mut self,
+        stamp: Stamp,
+        effect: &Effect,
+        epoch: Epoch,
+    ) -> Result<(), Refused> {
+        compare("the epoch", &epoch, &self.epoch)?;
+        if !self.free_for_a_run() {
+            return Err(Refused::Forbidden("a run is going on; repairs wait for it".to_owned()));
+        }
+        match effect.target() {
+            Target::Instance(name) => {
+                self.instance(name).ok_or_else(|| unknown("instance", name.as_str()))?;
+            }
+            Target::Route(name) => {
+                if !self.spec.routes.iter().any(|route| route.name == *name) {
+                    return Err(unknown("route", name.as_str()));
+                }
+            }
+        }
+        self.repairs.retain(|repair| repair.effect.target() != effect.target());
+        self.repairs.push(Repair {
+            id: stamp.index,
+            effect: effect.clone(),
+            epoch,
+            outcome: None,
+            at: stamp.at,
+        });
+        Ok(())
+    }
+
+    pub(super) fn end_repair(&mut self, id: u64, outcome: &Outcome) -> Result<(), Refused> {
+        let Some(repair) = self.repairs.iter_mut().find(|repair| repair.id == id && repair.outcome.is_none())
+        else {
+            return Err(unknown("running repair", &id.to_string()));
+        };
+        repair.outcome = Some(outcome.clone());
+        let (effect, epoch) = (repair.effect.clone(), repair.epoch);
+        self.note_done(&effect, epoch, outcome);
+        Ok(())
+    }
+}
