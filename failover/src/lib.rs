@@ -7,8 +7,10 @@
 //! does next).
 
 pub mod moment;
+pub mod plan;
 pub mod policy;
 pub mod run;
 pub mod state;
+pub mod verdict;
 
 pub use moment::Moment;

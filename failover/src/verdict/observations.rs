@@ -1,0 +1,100 @@
+//! What the leader has heard: the newest status of each guard, the newest report of each observer, each with the moment
+//! it arrived. Volatile: a new leader begins empty, and knows nothing until it is told.
+
+use std::collections::BTreeMap;
+
+use mesh_proto::evidence::{GuardStatus, Report, Sighting};
+use mesh_proto::{AgentName, GroupName, InstanceName, Millis};
+
+use crate::Moment;
+
+/// Evidence with the moment it arrived here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heard<T> {
+    /// What was said.
+    pub said: T,
+    /// When it arrived, by the leader's clock.
+    pub at: Moment,
+}
+
+impl<T> Heard<T> {
+    /// How old it is.
+    #[must_use]
+    pub const fn age(&self, now: Moment) -> Millis {
+        now.since(self.at)
+    }
+}
+
+/// Everything heard.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Observations {
+    guards: BTreeMap<(GroupName, InstanceName), Heard<GuardStatus>>,
+    reports: BTreeMap<AgentName, Heard<Report>>,
+}
+
+impl Observations {
+    /// A guard said how its instance is. An older status of the same life never replaces a newer one.
+    pub fn heard_guard(&mut self, now: Moment, status: GuardStatus) {
+        let key = (status.group.clone(), status.instance.clone());
+        if let Some(known) = self.guards.get(&key)
+            && known.said.guard == status.guard
+            && known.said.seq >= status.seq
+        {
+            return;
+        }
+        self.guards.insert(key, Heard { said: status, at: now });
+    }
+
+    /// An observer reported. An older report of the same life never replaces a newer one.
+    pub fn heard_report(&mut self, now: Moment, report: Report) {
+        if let Some(known) = self.reports.get(&report.agent)
+            && known.said.boot == report.boot
+            && known.said.generation >= report.generation
+        {
+            return;
+        }
+        self.reports.insert(report.agent.clone(), Heard { said: report, at: now });
+    }
+
+    /// The newest status of a guard, however old.
+    #[must_use]
+    pub fn guard(&self, group: &GroupName, instance: &InstanceName) -> Option<&Heard<GuardStatus>> {
+        self.guards.get(&(group.clone(), instance.clone()))
+    }
+
+    /// The newest status of a guard, if it is fresh.
+    #[must_use]
+    pub fn fresh_guard(
+        &self,
+        now: Moment,
+        group: &GroupName,
+        instance: &InstanceName,
+        fresh: Millis,
+    ) -> Option<&GuardStatus> {
+        self.guard(group, instance).filter(|heard| heard.age(now) <= fresh).map(|heard| &heard.said)
+    }
+
+    /// The newest report of an observer, however old.
+    #[must_use]
+    pub fn report(&self, agent: &AgentName) -> Option<&Heard<Report>> {
+        self.reports.get(agent)
+    }
+
+    /// The newest report of an observer, if it is fresh.
+    #[must_use]
+    pub fn fresh_report(&self, now: Moment, agent: &AgentName, fresh: Millis) -> Option<&Heard<Report>> {
+        self.reports.get(agent).filter(|heard| heard.age(now) <= fresh)
+    }
+}
+
+/// What an observer saw of an instance, with the age it has by now.
+#[must_use]
+pub fn sighting<'a>(
+    now: Moment,
+    report: &'a Heard<Report>,
+    group: &GroupName,
+    instance: &InstanceName,
+) -> Option<(&'a Sighting, Millis)> {
+    let found = report.said.sightings.iter().find(|s| s.group == *group && s.instance == *instance)?;
+    Some((found, found.age.plus(report.age(now))))
+}
