@@ -53,7 +53,7 @@ pub fn assess(now: Moment, group: &Group, heard: &Observations, accept_lag: bool
         let status = heard.fresh_guard(now, &group.spec.group, &spec.name, group.timing.fresh);
         let position = status.and_then(|s| s.position);
         let lag = match (reference, position) {
-            (Some(reference), Some(position)) => Some(reference.have.bytes_after(position.have)),
+            (Some(reference), Some(position)) => Some(reference.have.bytes_since(position.have)),
             (None, _) | (_, None) => None,
         };
         let rejected = match status {
@@ -135,7 +135,7 @@ pub fn best<'a>(
     // Without a word of the primary, the lineage is the furthest timeline that a standby reached.
     let lineage = timeline.or_else(|| frozen.iter().map(|c| c.position.timeline).max());
     for candidate in frozen {
-        let lag = reference.map(|r| r.bytes_after(candidate.position.have));
+        let lag = reference.map(|r| r.bytes_since(candidate.position.have));
         let why = if group.system_id.is_some_and(|id| id != candidate.system_id) {
             Some("is a server of another cluster: the system identifier differs".to_owned())
         } else if group.instance(&candidate.instance).is_none_or(|i| i.priority == 0) {
