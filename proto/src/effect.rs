@@ -37,7 +37,7 @@ pub enum Effect {
         /// Generation; lower than the guard's is refused.
         generation: Generation,
     },
-    /// Wait until a standby has all WAL up to here.
+    /// Wait until a standby has all WAL up to here. Finds out where it stands, like a freeze, but cuts nothing.
     Confirm {
         /// The standby.
         instance: InstanceName,
@@ -52,8 +52,6 @@ pub enum Effect {
         term: LeaseTerm,
         /// The life of the data that was chosen.
         data: DataIncarnation,
-        /// Log index of the entry that granted the lease.
-        index: u64,
     },
     /// Be a standby of this primary: repoint, rewind or rebuild, whichever applies. Ends a freeze.
     Follow {
@@ -181,6 +179,9 @@ pub struct Order {
     pub effect: Effect,
     /// `true`: only find out whether it is already so, and change nothing.
     pub verify_only: bool,
+    /// The leader's applied log index when it sent the order: at least the entry that grants the lease of a promotion,
+    /// so it is what voters must have applied before they can answer the executor.
+    pub index: u64,
     /// How long the executor may take, counted from when it receives the order.
     pub budget: Millis,
 }
@@ -230,7 +231,7 @@ pub enum Finding {
     Nothing,
     /// The instance is fenced.
     Fenced(Receipt),
-    /// The standby is frozen at this position.
+    /// Where the standby stands: frozen there, or confirmed to be there.
     Frozen {
         /// Where it stands.
         position: Position,
