@@ -1,1 +1,8 @@
-//! placeholder
+//! The mesh daemon, its guard and its command line: where the pure core, the agreement and the adapters meet.
+
+pub mod ca;
+pub mod clock;
+pub mod config;
+pub mod rpc;
+pub mod telemetry;
+pub mod tls;

@@ -1,0 +1,223 @@
+//! The mesh's own certificate authority: `mesh ca init` and `mesh ca issue`.
+//!
+//! Plain PEM files in one directory, kept on whatever machine the operator trusts; agents never need the authority's
+//! key. It never overwrites a file: replacing an identity is a decision of the operator, who removes the old one.
+
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use mesh_proto::MeshId;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SanType,
+};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use crate::tls::Identity;
+
+/// Certificates are valid this long. Expiry would take the mesh down by itself, so it is far away; whoever wants
+/// shorter lives issues anew.
+const YEARS: i16 = 10;
+
+/// Two files that belong together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pair {
+    /// The certificate, readable by everybody.
+    pub cert: PathBuf,
+    /// The private key, readable by its owner only.
+    pub key: PathBuf,
+}
+
+/// Why no certificate was made. No existing file was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum CaError {
+    /// A file is there already.
+    #[error("{} exists already and is never overwritten; remove it first if it is to be replaced", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The authority is not there or not readable.
+    #[error("cannot read the authority in {}; create it with `mesh ca init --dir {} --mesh NAME`", dir.display(), dir.display())]
+    NoAuthority {
+        /// Its directory.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The authority's files are not what `mesh ca init` wrote.
+    #[error("the authority in {} is not one of mesh, or is damaged; restore it from a copy", dir.display())]
+    BadAuthority {
+        /// Its directory.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The name cannot stand in a certificate.
+    #[error("this name cannot be used")]
+    Name(#[source] crate::tls::identity::IdentityError),
+    /// A file cannot be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The certificate could not be made.
+    #[error("the certificate could not be made")]
+    Make(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+fn make(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> CaError {
+    CaError::Make(error.into())
+}
+
+/// Creates the authority of a mesh.
+///
+/// # Errors
+/// [`CaError`]; if one of the two files exists already, neither is touched.
+pub fn init(dir: &Path, mesh: &MeshId) -> Result<Pair, CaError> {
+    std::fs::create_dir_all(dir).map_err(|source| CaError::Write { path: dir.to_owned(), source })?;
+    let pair = Pair { cert: dir.join("ca.crt"), key: dir.join("ca.key") };
+    let key = KeyPair::generate().map_err(make)?;
+    let mut params = params(mesh, &format!("mesh {mesh} authority"))?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let certificate = params.self_signed(&key).map_err(make)?;
+    write_pair(&pair, &certificate.pem(), &key.serialize_pem())?;
+    Ok(pair)
+}
+
+/// Issues a certificate for an agent or a guard, into the authority's directory.
+///
+/// # Errors
+/// [`CaError`]; if one of the two files exists already, neither is touched.
+pub fn issue(dir: &Path, identity: &Identity, addresses: &[IpAddr]) -> Result<Pair, CaError> {
+    identity.server_name().map_err(CaError::Name)?;
+    let stem = match identity {
+        Identity::Agent(name) => format!("agent-{name}"),
+        Identity::Guard(instance) => format!("guard-{instance}"),
+    };
+    let pair = Pair { cert: dir.join(format!("{stem}.crt")), key: dir.join(format!("{stem}.key")) };
+    let (mesh, issuer) = open(dir)?;
+    let mut params = params(&mesh, &identity.to_string())?;
+    params.subject_alt_names.push(SanType::DnsName(identity.dns_name().try_into().map_err(make)?));
+    params.subject_alt_names.extend(addresses.iter().copied().map(SanType::IpAddress));
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.use_authority_key_identifier_extension = true;
+    let key = KeyPair::generate().map_err(make)?;
+    let certificate = params.signed_by(&key, &issuer).map_err(make)?;
+    write_pair(&pair, &certificate.pem(), &key.serialize_pem())?;
+    Ok(pair)
+}
+
+fn open(dir: &Path) -> Result<(MeshId, Issuer<'static, KeyPair>), CaError> {
+    let read = |name: &str| {
+        std::fs::read_to_string(dir.join(name))
+            .map_err(|source| CaError::NoAuthority { dir: dir.to_owned(), source })
+    };
+    let (cert, key) = (read("ca.crt")?, read("ca.key")?);
+    let bad = |source: Box<dyn std::error::Error + Send + Sync>| CaError::BadAuthority {
+        dir: dir.to_owned(),
+        source,
+    };
+    let mesh = mesh_of(&cert).map_err(bad)?;
+    let key = KeyPair::from_pem(&key).map_err(|error| bad(error.into()))?;
+    let issuer = Issuer::from_ca_cert_pem(&cert, key).map_err(|error| bad(error.into()))?;
+    Ok((mesh, issuer))
+}
+
+fn mesh_of(pem: &str) -> Result<MeshId, Box<dyn std::error::Error + Send + Sync>> {
+    use x509_parser::prelude::FromDer;
+    let der = CertificateDer::from_pem_slice(pem.as_bytes())?;
+    let (_, parsed) = x509_parser::prelude::X509Certificate::from_der(&der).map_err(|e| e.to_string())?;
+    let organization = parsed.subject().iter_organization().next();
+    let name = organization.ok_or("the authority does not name its mesh")?.as_str()?;
+    Ok(MeshId::new(name)?)
+}
+
+fn params(mesh: &MeshId, common_name: &str) -> Result<CertificateParams, CaError> {
+    let mut params = CertificateParams::default();
+    let mut name = DistinguishedName::new();
+    name.push(DnType::OrganizationName, mesh.as_str());
+    name.push(DnType::CommonName, common_name);
+    params.distinguished_name = name;
+    let today = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
+    // A day earlier, so that a host whose clock is a little behind accepts it at once.
+    let begin = today.yesterday().map_err(make)?;
+    let end = today.checked_add(jiff::Span::new().years(YEARS)).map_err(make)?;
+    let ((y, m, d), (end_y, end_m, end_d)) = (ymd(begin)?, ymd(end)?);
+    params.not_before = rcgen::date_time_ymd(y, m, d);
+    params.not_after = rcgen::date_time_ymd(end_y, end_m, end_d);
+    Ok(params)
+}
+
+/// `rcgen` takes a date in three numbers.
+fn ymd(date: jiff::civil::Date) -> Result<(i32, u8, u8), CaError> {
+    let part = |value: i8| u8::try_from(value).map_err(make);
+    Ok((i32::from(date.year()), part(date.month())?, part(date.day())?))
+}
+
+fn write_pair(pair: &Pair, cert: &str, key: &str) -> Result<(), CaError> {
+    for path in [&pair.cert, &pair.key] {
+        if path.exists() {
+            return Err(CaError::Exists { path: path.clone() });
+        }
+    }
+    // The key first: a certificate without its key would look complete.
+    write_new(&pair.key, key, 0o600)?;
+    write_new(&pair.cert, cert, 0o644)
+}
+
+fn write_new(path: &Path, text: &str, mode: u32) -> Result<(), CaError> {
+    let written = || -> io::Result<()> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    };
+    written().map_err(|source| {
+        if source.kind() == io::ErrorKind::AlreadyExists {
+            CaError::Exists { path: path.to_owned() }
+        } else {
+            CaError::Write { path: path.to_owned(), source }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use mesh_proto::AgentName;
+
+    use super::*;
+
+    #[test]
+    fn makes_files_once_and_keeps_keys_to_their_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let mesh = MeshId::new("shop").unwrap();
+        let agent = Identity::Agent(AgentName::new("east-1").unwrap());
+        assert!(matches!(issue(dir.path(), &agent, &[]), Err(CaError::NoAuthority { .. })));
+        let ca = init(dir.path(), &mesh).unwrap();
+        let pair = issue(dir.path(), &agent, &["10.0.0.1".parse().unwrap()]).unwrap();
+        for key in [&ca.key, &pair.key] {
+            assert_eq!(std::fs::metadata(key).unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        let before = std::fs::read(&pair.key).unwrap();
+        assert!(matches!(issue(dir.path(), &agent, &[]), Err(CaError::Exists { .. })));
+        assert!(matches!(init(dir.path(), &mesh), Err(CaError::Exists { .. })));
+        assert_eq!(std::fs::read(&pair.key).unwrap(), before);
+        let der = CertificateDer::from_pem_file(&pair.cert).unwrap();
+        assert_eq!(Identity::of(&der).unwrap(), (mesh, agent));
+    }
+}

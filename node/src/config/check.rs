@@ -1,0 +1,337 @@
+//! What must hold in a node-local file beyond its grammar: relations between values, and the files that it names.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use super::{NodeConfig, Reader};
+
+/// A step on the way to a value in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum At {
+    /// Into a table.
+    Key(&'static str),
+    /// Into an array.
+    Index(usize),
+}
+
+impl From<&'static str> for At {
+    fn from(key: &'static str) -> Self {
+        Self::Key(key)
+    }
+}
+impl From<usize> for At {
+    fn from(index: usize) -> Self {
+        Self::Index(index)
+    }
+}
+
+macro_rules! at {
+    ($($step:expr),+) => { vec![$(At::from($step)),+] };
+}
+
+/// Something wrong with the value at a path.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Finding {
+    pub(super) at: Vec<At>,
+    pub(super) what: String,
+    pub(super) next: String,
+}
+
+fn finding(at: Vec<At>, what: impl Into<String>, next: impl Into<String>) -> Finding {
+    Finding { at, what: what.into(), next: next.into() }
+}
+
+/// Checks the relations between values.
+pub(super) fn values(config: &NodeConfig) -> Vec<Finding> {
+    let mut found = Vec::new();
+    voters(config, &mut found);
+    agent(config, &mut found);
+    for (path, at) in paths(config) {
+        if !path.is_absolute() {
+            found.push(finding(
+                at,
+                format!("{} is not an absolute path", path.display()),
+                "write the whole path, beginning with /",
+            ));
+        }
+    }
+    listeners(config, &mut found);
+    instances(config, &mut found);
+    found
+}
+
+fn voters(config: &NodeConfig, found: &mut Vec<Finding>) {
+    let voters = &config.mesh.voters;
+    if !matches!(voters.len(), 1 | 3 | 5 | 7) {
+        found.push(finding(
+            at!["mesh", "voter"],
+            format!("{} voters: an even number bears no more losses than one less, and above 7 each write waits for too many", voters.len()),
+            "name 3, 5 or 7 voters (1 only to try things out)",
+        ));
+    }
+    for (index, voter) in voters.iter().enumerate() {
+        let here = |field| at!["mesh", "voter", index, field];
+        for earlier in &voters[..index] {
+            if earlier.id == voter.id {
+                found.push(finding(
+                    here("id"),
+                    format!("voters {} and {} both have id {}", earlier.agent, voter.agent, voter.id),
+                    "give each voter a number of its own, the same in every agent's file",
+                ));
+            }
+            if earlier.agent == voter.agent {
+                found.push(finding(
+                    here("agent"),
+                    format!("agent {} is named twice", voter.agent),
+                    "name each voter once",
+                ));
+            }
+            if earlier.address == voter.address {
+                found.push(finding(
+                    here("address"),
+                    format!("voters {} and {} have the same address", earlier.agent, voter.agent),
+                    "give the address at which this very agent listens",
+                ));
+            }
+        }
+    }
+}
+
+fn agent(config: &NodeConfig, found: &mut Vec<Finding>) {
+    let agent = &config.agent;
+    match config.mesh.voters.iter().find(|voter| voter.agent == agent.name) {
+        Some(voter) => {
+            if voter.site != agent.site {
+                found.push(finding(
+                    at!["agent", "site"],
+                    format!(
+                        "agent {} stands at {}, but [[mesh.voter]] says {}",
+                        agent.name, agent.site, voter.site
+                    ),
+                    "make both the same",
+                ));
+            }
+            if agent.id.is_some_and(|id| id != voter.id) {
+                found.push(finding(
+                    at!["agent", "id"],
+                    format!("agent {} has another id in [[mesh.voter]]: {}", agent.name, voter.id),
+                    "make both the same, or leave it out here",
+                ));
+            }
+            if voter.address.port() != agent.listen.port() {
+                found.push(finding(
+                    at!["agent", "listen"],
+                    format!(
+                        "listens on port {}, but [[mesh.voter]] tells the others {}",
+                        agent.listen.port(),
+                        voter.address
+                    ),
+                    "make both ports the same",
+                ));
+            }
+        }
+        None => match agent.id {
+            None => found.push(finding(
+                at!["agent"],
+                format!("agent {} is no founding voter and has no id", agent.name),
+                "add `id = N` with a number that no other agent ever had",
+            )),
+            Some(id) => {
+                if let Some(voter) = config.mesh.voters.iter().find(|voter| voter.id == id) {
+                    found.push(finding(
+                        at!["agent", "id"],
+                        format!("id {id} belongs to voter {}", voter.agent),
+                        "choose a number that no other agent ever had",
+                    ));
+                }
+            }
+        },
+    }
+    // sun_path has 108 bytes, the last of them a NUL (unix(7)).
+    if agent.socket.as_os_str().len() > 107 {
+        found.push(finding(
+            at!["agent", "socket"],
+            "the path is longer than the 107 bytes a Unix socket may have",
+            "choose a shorter path",
+        ));
+    }
+}
+
+fn paths(config: &NodeConfig) -> Vec<(&Path, Vec<At>)> {
+    let mut paths: Vec<(&Path, Vec<At>)> = vec![
+        (&config.agent.data_dir, at!["agent", "data_dir"]),
+        (&config.agent.socket, at!["agent", "socket"]),
+        (&config.tls.ca, at!["tls", "ca"]),
+        (&config.tls.cert, at!["tls", "cert"]),
+        (&config.tls.key, at!["tls", "key"]),
+    ];
+    if let Some(file) = config.probe.as_ref().and_then(|probe| probe.password_file.as_deref()) {
+        paths.push((file, at!["probe", "password_file"]));
+    }
+    for (index, instance) in config.instances.iter().enumerate() {
+        let here = |field| at!["instance", index, field];
+        paths.extend([
+            (instance.data_dir.as_path(), here("data_dir")),
+            (instance.bin_dir.as_path(), here("bin_dir")),
+            (instance.socket_dir.as_path(), here("socket_dir")),
+            (instance.state_dir.as_path(), here("state_dir")),
+            (instance.log_file.as_path(), here("log_file")),
+            (instance.cert.as_path(), here("cert")),
+            (instance.key.as_path(), here("key")),
+        ]);
+        if let Some(file) = &instance.replication_passfile {
+            paths.push((file, here("replication_passfile")));
+        }
+    }
+    paths
+}
+
+/// Two of our own listeners on one address would make the second process fail at its start.
+fn listeners(config: &NodeConfig, found: &mut Vec<Finding>) {
+    let mut listeners = vec![(config.agent.listen, at!["agent", "listen"])];
+    listeners.extend(config.agent.http.map(|http| (http, at!["agent", "http"])));
+    for (index, instance) in config.instances.iter().enumerate() {
+        listeners.push((instance.guard_listen, at!["instance", index, "guard_listen"]));
+    }
+    for (index, (address, at)) in listeners.iter().enumerate() {
+        if let Some((other, _)) = listeners[..index].iter().find(|(other, _)| overlap(*other, *address)) {
+            found.push(finding(
+                at.clone(),
+                format!("{address} is already used by {other} in this file"),
+                "choose another port",
+            ));
+        }
+        if let Some(instance) = config.instances.iter().find(|instance| instance.port == address.port()) {
+            found.push(finding(
+                at.clone(),
+                format!("port {} belongs to instance {}", address.port(), instance.name),
+                "choose another port",
+            ));
+        }
+    }
+}
+
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    a.port() == b.port() && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+}
+
+fn instances(config: &NodeConfig, found: &mut Vec<Finding>) {
+    let mut seen: BTreeMap<(&str, String), &mesh_proto::InstanceName> = BTreeMap::new();
+    for (index, instance) in config.instances.iter().enumerate() {
+        let unique = [
+            ("name", instance.name.to_string()),
+            ("port", instance.port.to_string()),
+            ("data_dir", instance.data_dir.display().to_string()),
+            ("state_dir", instance.state_dir.display().to_string()),
+            ("log_file", instance.log_file.display().to_string()),
+        ];
+        for (field, value) in unique {
+            if let Some(other) = seen.insert((field, value.clone()), &instance.name) {
+                found.push(finding(
+                    at!["instance", index, field],
+                    format!("{field} {value} already belongs to instance {other}"),
+                    format!("give each instance a {field} of its own"),
+                ));
+            }
+        }
+        if instance.port == 0 {
+            found.push(finding(at!["instance", index, "port"], "port 0 is no port", "name the TCP port"));
+        }
+        for (field, path) in [("state_dir", &instance.state_dir), ("log_file", &instance.log_file)] {
+            if path.starts_with(&instance.data_dir) {
+                found.push(finding(
+                    at!["instance", index, field],
+                    format!("{} lies inside the data directory", path.display()),
+                    "put it elsewhere, best on another disk: a rebuild replaces the data directory, and fencing must not wait for its disk",
+                ));
+            }
+        }
+    }
+    for (index, haproxy) in config.haproxies.iter().enumerate() {
+        let earlier = &config.haproxies[..index];
+        if earlier.iter().any(|other| other.backend == haproxy.backend && other.socket == haproxy.socket) {
+            found.push(finding(
+                at!["haproxy", index, "backend"],
+                format!("backend {} is named twice with the same socket", haproxy.backend),
+                "name each once",
+            ));
+        }
+    }
+}
+
+/// Checks the files that the reading process will open.
+pub(super) fn files(config: &NodeConfig, reader: Reader<'_>) -> Vec<Finding> {
+    let mut found = Vec::new();
+    match reader {
+        Reader::CommandLine => {}
+        Reader::Agent => {
+            public(&config.tls.ca, at!["tls", "ca"], &mut found);
+            public(&config.tls.cert, at!["tls", "cert"], &mut found);
+            secret(&config.tls.key, at!["tls", "key"], &mut found);
+            if let Some(file) = config.probe.as_ref().and_then(|probe| probe.password_file.as_ref()) {
+                secret(file, at!["probe", "password_file"], &mut found);
+            }
+        }
+        Reader::Guard(name) => {
+            public(&config.tls.ca, at!["tls", "ca"], &mut found);
+            guard_files(config, name, &mut found);
+        }
+    }
+    found
+}
+
+fn guard_files(config: &NodeConfig, name: &mesh_proto::InstanceName, found: &mut Vec<Finding>) {
+    let Some((index, instance)) =
+        config.instances.iter().enumerate().find(|(_, instance)| instance.name == *name)
+    else {
+        found.push(finding(
+            at!["instance"],
+            format!("there is no [[instance]] named {name}"),
+            "name an instance of this file, or add it",
+        ));
+        return;
+    };
+    public(&instance.cert, at!["instance", index, "cert"], found);
+    secret(&instance.key, at!["instance", index, "key"], found);
+    if let Some(file) = &instance.replication_passfile {
+        secret(file, at!["instance", index, "replication_passfile"], found);
+    }
+    for program in ["postgres", "pg_ctl", "pg_controldata", "pg_rewind", "pg_basebackup"] {
+        if !instance.bin_dir.join(program).is_file() {
+            found.push(finding(
+                at!["instance", index, "bin_dir"],
+                format!("there is no {program} in {}", instance.bin_dir.display()),
+                "name the directory of the server programs, such as /usr/lib/postgresql/15/bin, and install the server package",
+            ));
+            break;
+        }
+    }
+}
+
+fn public(path: &Path, at: Vec<At>, found: &mut Vec<Finding>) {
+    if let Err(error) = std::fs::File::open(path) {
+        found.push(finding(
+            at,
+            format!("cannot read {}: {error}", path.display()),
+            "create it (`mesh ca init`, `mesh ca issue`), or correct the path or its permissions",
+        ));
+    }
+}
+
+fn secret(path: &Path, at: Vec<At>, found: &mut Vec<Finding>) {
+    match std::fs::File::open(path).and_then(|file| file.metadata()) {
+        Err(error) => found.push(finding(
+            at,
+            format!("cannot read {}: {error}", path.display()),
+            "create it, or correct the path or its permissions",
+        )),
+        Ok(metadata) if metadata.permissions().mode() & 0o007 != 0 => found.push(finding(
+            at,
+            format!("{} holds a secret and everybody on this host may read it", path.display()),
+            format!("run: chmod o= {}", path.display()),
+        )),
+        Ok(_) => {}
+    }
+}

@@ -1,0 +1,280 @@
+//! The node-local file: who this agent is, where it stands, which servers it owns and which keys it holds.
+//!
+//! A file is accepted whole or refused whole, and every refusal names file, line and column, shows the line and says
+//! what to do. It never holds what the whole mesh must agree on (group specs are replicated) and never holds secrets:
+//! those stay in files that it names.
+
+mod check;
+mod locate;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use mesh_proto::{AgentName, GroupName, InstanceName, MeshId, NodeId, SiteName};
+use serde::Deserialize;
+
+pub use locate::Problem;
+
+/// Where the file is looked for when the command line does not say.
+pub const DEFAULT_PATH: &str = "/etc/mesh/mesh.toml";
+
+/// The node-local file, as written.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// The mesh this host belongs to, and the voters that form it.
+    pub mesh: MeshSection,
+    /// This agent.
+    pub agent: AgentSection,
+    /// This agent's identity.
+    pub tls: TlsSection,
+    /// How observers log in to the instances they probe.
+    #[serde(default)]
+    pub probe: Option<ProbeSection>,
+    /// Servers on this host.
+    #[serde(default, rename = "instance")]
+    pub instances: Vec<InstanceSection>,
+    /// HAProxy admin sockets this agent holds.
+    #[serde(default, rename = "haproxy")]
+    pub haproxies: Vec<HaproxySection>,
+}
+
+/// The mesh and its founding voters; the same in every agent's file.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MeshSection {
+    /// Name of the mesh. Agents of another mesh are refused.
+    pub id: MeshId,
+    /// The voters that form the mesh.
+    #[serde(rename = "voter")]
+    pub voters: Vec<VoterSection>,
+}
+
+/// One founding voter.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VoterSection {
+    /// Its Raft number.
+    pub id: NodeId,
+    /// Its agent.
+    pub agent: AgentName,
+    /// Its site.
+    pub site: SiteName,
+    /// `IP:port` of its RPC listener. Literal: the lease must not depend on a name service.
+    pub address: SocketAddr,
+}
+
+/// This agent.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgentSection {
+    /// Its name.
+    pub name: AgentName,
+    /// Its site.
+    pub site: SiteName,
+    /// Its Raft number; may be left out by a founding voter.
+    #[serde(default)]
+    pub id: Option<NodeId>,
+    /// Where it keeps its log, vote and floors.
+    pub data_dir: PathBuf,
+    /// `IP:port` of its RPC listener (mTLS).
+    pub listen: SocketAddr,
+    /// `IP:port` of its HTTP role endpoints; none when left out.
+    #[serde(default)]
+    pub http: Option<SocketAddr>,
+    /// Unix socket for the command line on this host.
+    pub socket: PathBuf,
+}
+
+/// Certificate files of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TlsSection {
+    /// Certificate of the mesh's authority.
+    pub ca: PathBuf,
+    /// Certificate of this agent.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+/// How observers log in.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ProbeSection {
+    /// PostgreSQL role.
+    pub user: String,
+    /// File that holds its password and nothing else; none where the servers trust this host.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+}
+
+/// One PostgreSQL server on this host, and its guard.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InstanceSection {
+    /// Its name, as in the group spec.
+    pub name: InstanceName,
+    /// Its group.
+    pub group: GroupName,
+    /// Its data directory.
+    pub data_dir: PathBuf,
+    /// Where `postgres`, `pg_ctl` and `pg_rewind` are.
+    pub bin_dir: PathBuf,
+    /// TCP port.
+    pub port: u16,
+    /// Directory of its Unix socket.
+    pub socket_dir: PathBuf,
+    /// Superuser, for the guard only, over the Unix socket.
+    #[serde(default = "default_superuser")]
+    pub superuser: String,
+    /// Database the guard connects to.
+    #[serde(default = "default_database")]
+    pub database: String,
+    /// Role with which this instance replicates from the primary.
+    pub replication_user: String,
+    /// `.pgpass` file for that role; none where the primary trusts this host.
+    #[serde(default)]
+    pub replication_passfile: Option<PathBuf>,
+    /// `IP:port` of the guard's RPC listener (mTLS).
+    pub guard_listen: SocketAddr,
+    /// Where the guard keeps its gate. Not on the disk of the data: fencing must not wait for that disk.
+    pub state_dir: PathBuf,
+    /// Where the server's own output goes.
+    pub log_file: PathBuf,
+    /// Certificate of the guard.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+fn default_superuser() -> String {
+    "postgres".to_owned()
+}
+fn default_database() -> String {
+    "postgres".to_owned()
+}
+
+/// One HAProxy whose backend this agent may change.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HaproxySection {
+    /// Name of the backend, as in the group's route.
+    pub backend: String,
+    /// Its admin socket.
+    pub socket: HaproxySocket,
+}
+
+/// An HAProxy admin socket: an absolute path, or `tcp:IP:port`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum HaproxySocket {
+    /// A Unix socket.
+    Unix(PathBuf),
+    /// A TCP socket.
+    Tcp(SocketAddr),
+}
+
+/// The text is neither an absolute path nor `tcp:IP:port`.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no admin socket; write an absolute path, or tcp:IP:port such as tcp:127.0.0.1:9999")]
+pub struct HaproxySocketError(String);
+
+impl TryFrom<String> for HaproxySocket {
+    type Error = HaproxySocketError;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        match text.strip_prefix("tcp:") {
+            Some(address) => address.parse().map(Self::Tcp).map_err(|_| HaproxySocketError(text)),
+            None if Path::new(&text).is_absolute() => Ok(Self::Unix(PathBuf::from(text))),
+            None => Err(HaproxySocketError(text)),
+        }
+    }
+}
+
+/// Which process reads the file: each checks only the files that it will open, so that a guard needs no access to the
+/// agent's key, and the command line to neither.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reader<'a> {
+    /// The agent.
+    Agent,
+    /// The guard of this instance.
+    Guard(&'a InstanceName),
+    /// The command line, which only needs the socket.
+    CommandLine,
+}
+
+/// Why the file was refused. Nothing was started or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {}; check the path (--config) and that this user may read it", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is wrong; every problem found, with its place.
+    #[error("{}", locate::render(path, problems))]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, in the order of the file.
+        problems: Vec<Problem>,
+    },
+}
+
+impl NodeConfig {
+    /// Reads and checks the file, as a whole.
+    ///
+    /// # Errors
+    /// [`ConfigError`], ready to be shown to an operator.
+    pub fn load(path: &Path, reader: Reader<'_>) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let config = Self::parse(path, &text)?;
+        let problems = check::files(&config, reader);
+        refuse(path, &text, problems)?;
+        Ok(config)
+    }
+
+    /// Checks a text without looking at the files it names. `path` is only named in errors.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`].
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text).map_err(|error| ConfigError::Invalid {
+            path: path.to_owned(),
+            problems: vec![locate::syntax(text, &error)],
+        })?;
+        refuse(path, text, check::values(&config))?;
+        Ok(config)
+    }
+
+    /// This agent's Raft number.
+    #[must_use]
+    pub fn node_id(&self) -> Option<NodeId> {
+        let founding = self.mesh.voters.iter().find(|voter| voter.agent == self.agent.name);
+        self.agent.id.or(founding.map(|voter| voter.id))
+    }
+
+    /// The section of an instance.
+    #[must_use]
+    pub fn instance(&self, name: &InstanceName) -> Option<&InstanceSection> {
+        self.instances.iter().find(|instance| instance.name == *name)
+    }
+}
+
+fn refuse(path: &Path, text: &str, findings: Vec<check::Finding>) -> Result<(), ConfigError> {
+    if findings.is_empty() {
+        return Ok(());
+    }
+    let mut problems: Vec<Problem> =
+        findings.into_iter().map(|finding| locate::place(text, finding)).collect();
+    problems.sort_by_key(|problem| (problem.line, problem.column));
+    Err(ConfigError::Invalid { path: path.to_owned(), problems })
+}
+
+#[cfg(test)]
+mod tests;

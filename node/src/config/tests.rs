@@ -1,0 +1,135 @@
+use super::*;
+
+const GOOD: &str = r#"
+[mesh]
+id = "shop"
+[[mesh.voter]]
+id = 1
+agent = "east-1"
+site = "east"
+address = "10.0.0.1:7400"
+[[mesh.voter]]
+id = 2
+agent = "dr-1"
+site = "dr"
+address = "10.0.0.2:7400"
+[[mesh.voter]]
+id = 3
+agent = "witness-1"
+site = "witness"
+address = "10.0.0.3:7400"
+[agent]
+name = "east-1"
+site = "east"
+data_dir = "/var/lib/mesh"
+listen = "0.0.0.0:7400"
+http = "10.0.0.1:7480"
+socket = "/run/mesh/mesh.sock"
+[tls]
+ca = "/etc/mesh/ca.crt"
+cert = "/etc/mesh/agent.crt"
+key = "/etc/mesh/agent.key"
+[probe]
+user = "mesh_probe"
+[[instance]]
+name = "pg-east"
+group = "orders"
+data_dir = "/srv/pg/data"
+bin_dir = "/usr/lib/postgresql/15/bin"
+port = 5432
+socket_dir = "/var/run/postgresql"
+replication_user = "mesh_repl"
+guard_listen = "10.0.0.1:7401"
+state_dir = "/var/lib/mesh-guard/pg-east"
+log_file = "/var/log/postgresql/pg-east.log"
+cert = "/etc/mesh/guard-pg-east.crt"
+key = "/etc/mesh/guard-pg-east.key"
+[[haproxy]]
+backend = "pg"
+socket = "tcp:127.0.0.1:9999"
+"#;
+
+fn problems(text: &str) -> Vec<Problem> {
+    match NodeConfig::parse(Path::new("/etc/mesh/mesh.toml"), text) {
+        Err(ConfigError::Invalid { problems, .. }) => problems,
+        other => panic!("must be refused: {other:?}"),
+    }
+}
+
+#[test]
+fn a_whole_file_is_accepted() {
+    let config = NodeConfig::parse(Path::new("x"), GOOD).unwrap();
+    assert_eq!(config.node_id(), Some(NodeId(1)));
+    let instance = config.instance(&InstanceName::new("pg-east").unwrap()).unwrap();
+    assert_eq!((instance.superuser.as_str(), instance.database.as_str()), ("postgres", "postgres"));
+    assert_eq!(config.haproxies[0].socket, HaproxySocket::Tcp("127.0.0.1:9999".parse().unwrap()));
+}
+
+#[test]
+fn each_mistake_names_its_line() {
+    for (from, to, line_has, what_has) in [
+        ("[probe]\nuser", "[probe]\nuzer", "uzer", "unknown field `uzer`"),
+        ("\"/var/lib/mesh\"", "\"var/lib/mesh\"", "var/lib/mesh", "not an absolute path"),
+        ("id = 2", "id = 1", "id = 1", "both have id 1"),
+        ("agent = \"dr-1\"", "agent = \"east-1\"", "east-1", "named twice"),
+        ("10.0.0.2:7400", "10.0.0.1:7400", "10.0.0.1:7400", "same address"),
+        ("10.0.0.2:7400", "dr.example:7400", "dr.example", "socket address"),
+        ("site = \"east\"\ndata_dir", "site = \"dr\"\ndata_dir", "site = \"dr\"", "[[mesh.voter]] says"),
+        ("10.0.0.1:7401", "10.0.0.1:7400", "guard_listen", "already used"),
+        ("10.0.0.1:7480", "10.0.0.1:5432", "http", "belongs to instance"),
+        ("/var/lib/mesh-guard/pg-east", "/srv/pg/data/guard", "state_dir", "inside the data directory"),
+        ("name = \"pg-east\"", "name = \"PG\"", "PG", "lower-case"),
+        ("tcp:127.0.0.1:9999", "tcp:localhost", "socket", "no admin socket"),
+        ("port = 5432", "port = 70000", "70000", "invalid value"),
+        ("[tls]", "[tls", "[tls", ""),
+    ] {
+        assert!(GOOD.contains(from), "{from}");
+        let found = problems(&GOOD.replacen(from, to, 1));
+        let hit = found.iter().find(|p| p.text.contains(line_has) && p.what.contains(what_has));
+        assert!(hit.is_some_and(|p| p.line > 1 && !p.next.is_empty()), "{from} -> {to}: {found:#?}");
+    }
+}
+
+#[test]
+fn all_problems_are_shown_at_once_in_the_order_of_the_file() {
+    let text = GOOD.replace("\"/run/mesh/mesh.sock\"", "\"mesh.sock\"").replace("id = 3", "id = 2");
+    let error = NodeConfig::parse(Path::new("/etc/mesh/mesh.toml"), &text).unwrap_err().to_string();
+    let (voter, socket) = (error.find("both have id 2").unwrap(), error.find("mesh.sock is not").unwrap());
+    assert!(voter < socket, "{error}");
+    assert!(error.contains("/etc/mesh/mesh.toml:15:6: voters dr-1 and witness-1"), "{error}");
+    assert!(error.contains("  15 | id = 2\n            ^\n  -> "), "{error}");
+}
+
+#[test]
+fn an_agent_that_is_no_voter_needs_a_number_of_its_own() {
+    let text = GOOD.replace("name = \"east-1\"", "name = \"east-2\"");
+    assert!(problems(&text)[0].what.contains("has no id"));
+    let text = text.replace("[agent]\n", "[agent]\nid = 3\n");
+    assert!(problems(&text)[0].what.contains("belongs to voter witness-1"));
+}
+
+#[test]
+fn secrets_that_everybody_may_read_are_refused() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let put = |name: &str, mode: u32| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, "x").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        path.display().to_string()
+    };
+    let text = GOOD
+        .replace("/etc/mesh/ca.crt", &put("ca.crt", 0o644))
+        .replace("/etc/mesh/agent.crt", &put("agent.crt", 0o644))
+        .replace("/etc/mesh/agent.key", &put("agent.key", 0o644));
+    let file = dir.path().join("mesh.toml");
+    std::fs::write(&file, &text).unwrap();
+    let error = NodeConfig::load(&file, Reader::Agent).unwrap_err().to_string();
+    assert!(error.contains("chmod o= ") && error.contains("key = "), "{error}");
+    put("agent.key", 0o600);
+    NodeConfig::load(&file, Reader::Agent).unwrap();
+    NodeConfig::load(&file, Reader::CommandLine).unwrap();
+    let instance = InstanceName::new("pg-east").unwrap();
+    let error = NodeConfig::load(&file, Reader::Guard(&instance)).unwrap_err().to_string();
+    assert!(error.contains("cannot read /etc/mesh/guard-pg-east.crt"), "{error}");
+}

@@ -1,0 +1,16 @@
+//! Calls between agents, guards and the command line: who called, what was said, within which deadline.
+//!
+//! Bodies are `codec` records in an envelope that names the mesh ([`envelope`]); the caller's identity comes from its
+//! certificate ([`authorise`]), never from what a message claims. Everything here moves messages; nothing decides.
+
+pub mod authorise;
+pub mod client;
+pub mod envelope;
+pub mod server;
+
+pub use authorise::{Caller, LocalUser};
+pub use client::{AgentClient, CallError, GuardClient, VoterClient};
+pub use envelope::{open, seal};
+
+#[cfg(test)]
+mod tests;

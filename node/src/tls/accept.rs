@@ -1,0 +1,171 @@
+//! The listening side: accepts connections, requires a certificate, and hands over only those whose caller is known.
+//!
+//! A slow or silent caller cannot hold up others: each handshake runs in its own task with a deadline, and both
+//! handshakes and connections are bounded.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_stream::Stream;
+use tonic::transport::server::Connected;
+
+use super::{Identity, Material};
+use crate::rpc::Caller;
+
+/// A handshake on a healthy network takes a few milliseconds; one that takes this long is dead.
+const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(2);
+/// Handshakes at a time: callers without a certificate get no further than this.
+const HANDSHAKES: usize = 64;
+/// Connections at a time: a mesh of 100 agents with 100 guards keeps about 300.
+const CONNECTIONS: usize = 1024;
+/// After an error of `accept` itself (out of descriptors) another attempt at once would only burn the processor.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Connections whose callers are known, for `tonic`'s `serve_with_incoming`. Dropping it stops listening.
+#[derive(Debug)]
+pub struct Incoming {
+    ready: mpsc::Receiver<MeshStream>,
+    accepting: AbortHandle,
+}
+
+impl Incoming {
+    /// Starts accepting on a bound listener.
+    #[must_use]
+    pub fn start(listener: TcpListener, material: &Material) -> Self {
+        let (sender, ready) = mpsc::channel(HANDSHAKES);
+        let acceptor = TlsAcceptor::from(material.server());
+        let mesh = material.mesh().clone();
+        let accepting = tokio::spawn(accept(listener, acceptor, mesh, sender)).abort_handle();
+        Self { ready, accepting }
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+impl Stream for Incoming {
+    type Item = io::Result<MeshStream>;
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.ready.poll_recv(cx).map(|stream| stream.map(Ok))
+    }
+}
+
+async fn accept(
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    mesh: mesh_proto::MeshId,
+    ready: mpsc::Sender<MeshStream>,
+) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
+    let connections = Arc::new(Semaphore::new(CONNECTIONS));
+    // Owned here, so that nothing outlives the listener: aborting this task drops the set and ends its tasks.
+    let mut tasks = JoinSet::new();
+    loop {
+        let (stream, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        while tasks.try_join_next().is_some() {}
+        let (Ok(handshake), Ok(connection)) =
+            (Arc::clone(&handshakes).try_acquire_owned(), Arc::clone(&connections).try_acquire_owned())
+        else {
+            tracing::warn!(%from, "too many connections; this one was closed");
+            continue;
+        };
+        let (acceptor, mesh, ready) = (acceptor.clone(), mesh.clone(), ready.clone());
+        tasks.spawn(async move {
+            match tokio::time::timeout(HANDSHAKE_DEADLINE, identify(stream, acceptor, &mesh)).await {
+                Ok(Ok((stream, peer))) => {
+                    let caller = Caller::Peer(peer);
+                    let stream = MeshStream { stream, caller, from, _permit: connection };
+                    // The receiver is gone only when the server stops.
+                    let _ = ready.send(stream).await;
+                }
+                Ok(Err(error)) => tracing::warn!(%from, %error, "refused a connection"),
+                Err(_) => tracing::warn!(%from, "a TLS handshake did not finish in time"),
+            }
+            drop(handshake);
+        });
+    }
+}
+
+async fn identify(
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    mesh: &mesh_proto::MeshId,
+) -> io::Result<(TlsStream<TcpStream>, Identity)> {
+    stream.set_nodelay(true)?;
+    let stream = acceptor.accept(stream).await?;
+    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+    let certificate = certificate.ok_or_else(|| io::Error::other("no certificate"))?;
+    let (theirs, identity) = Identity::of(certificate).map_err(io::Error::other)?;
+    if theirs != *mesh {
+        return Err(io::Error::other(format!(
+            "{identity} belongs to mesh {theirs}, this is mesh {mesh}; meshes do not talk to each other"
+        )));
+    }
+    Ok((stream, identity))
+}
+
+/// A connection whose caller proved who it is.
+#[derive(Debug)]
+pub struct MeshStream {
+    stream: TlsStream<TcpStream>,
+    caller: Caller,
+    from: SocketAddr,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl MeshStream {
+    /// The address the caller came from.
+    #[must_use]
+    pub const fn from(&self) -> SocketAddr {
+        self.from
+    }
+}
+
+impl Connected for MeshStream {
+    type ConnectInfo = Caller;
+    fn connect_info(&self) -> Caller {
+        self.caller.clone()
+    }
+}
+
+impl AsyncRead for MeshStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for MeshStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

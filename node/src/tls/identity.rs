@@ -1,0 +1,119 @@
+//! The name in a certificate: which agent or guard, of which mesh.
+
+use mesh_proto::{AgentName, InstanceName, MeshId};
+use rustls::pki_types::{CertificateDer, ServerName};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+/// The part of a DNS name that makes clear that it is ours. It is never looked up.
+const SUFFIX: &str = "mesh";
+
+/// Whom a certificate stands for.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Identity {
+    /// An agent.
+    Agent(AgentName),
+    /// The guard of an instance.
+    Guard(InstanceName),
+}
+
+impl std::fmt::Display for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Agent(name) => write!(f, "agent {name}"),
+            Self::Guard(instance) => write!(f, "guard of {instance}"),
+        }
+    }
+}
+
+/// Why a certificate or a name was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// Not an X.509 certificate.
+    #[error("the certificate cannot be parsed")]
+    Unreadable(#[source] x509_parser::nom::Err<x509_parser::error::X509Error>),
+    /// It names no agent or guard, or several.
+    #[error(
+        "the certificate names {found} mesh identities, expected exactly one (agent.NAME.mesh or guard.INSTANCE.mesh); issue it with `mesh ca issue`"
+    )]
+    NotOne {
+        /// How many were found.
+        found: usize,
+    },
+    /// It names no mesh.
+    #[error("the certificate does not name its mesh (subject O); issue it with `mesh ca issue`")]
+    NoMesh,
+    /// The name cannot be part of a DNS name.
+    #[error("{0} cannot be put into a certificate: a name there must not end with '-'")]
+    NotADnsLabel(Identity),
+}
+
+impl Identity {
+    /// The DNS name in the certificate.
+    #[must_use]
+    pub fn dns_name(&self) -> String {
+        match self {
+            Self::Agent(name) => format!("agent.{name}.{SUFFIX}"),
+            Self::Guard(instance) => format!("guard.{instance}.{SUFFIX}"),
+        }
+    }
+
+    /// The same, as a client expects it of a server.
+    ///
+    /// # Errors
+    /// [`IdentityError::NotADnsLabel`].
+    pub fn server_name(&self) -> Result<ServerName<'static>, IdentityError> {
+        ServerName::try_from(self.dns_name()).map_err(|_| IdentityError::NotADnsLabel(self.clone()))
+    }
+
+    fn from_dns_name(name: &str) -> Option<Self> {
+        let (kind, label) = name.strip_suffix(SUFFIX)?.strip_suffix('.')?.split_once('.')?;
+        match kind {
+            "agent" => AgentName::new(label).ok().map(Self::Agent),
+            "guard" => InstanceName::new(label).ok().map(Self::Guard),
+            _ => None,
+        }
+    }
+
+    /// Reads mesh and identity from a certificate. Only call it on one whose chain was verified.
+    ///
+    /// # Errors
+    /// [`IdentityError`].
+    pub fn of(certificate: &CertificateDer<'_>) -> Result<(MeshId, Self), IdentityError> {
+        let (_, parsed) = X509Certificate::from_der(certificate).map_err(IdentityError::Unreadable)?;
+        let mesh = parsed
+            .subject()
+            .iter_organization()
+            .filter_map(|attribute| attribute.as_str().ok())
+            .find_map(|text| MeshId::new(text).ok())
+            .ok_or(IdentityError::NoMesh)?;
+        let names = parsed.subject_alternative_name().ok().flatten();
+        let mut found: Vec<Self> = names
+            .iter()
+            .flat_map(|names| &names.value.general_names)
+            .filter_map(|name| if let GeneralName::DNSName(name) = name { Some(*name) } else { None })
+            .filter_map(Self::from_dns_name)
+            .collect();
+        match (found.pop(), found.len()) {
+            (Some(identity), 0) => Ok((mesh, identity)),
+            (last, rest) => Err(IdentityError::NotOne { found: rest + usize::from(last.is_some()) }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_agents_and_guards_do_not_mix() {
+        let agent = Identity::Agent(AgentName::new("east-1").unwrap());
+        assert_eq!(Identity::from_dns_name(&agent.dns_name()), Some(agent));
+        let guard = Identity::Guard(InstanceName::new("pg-east").unwrap());
+        assert_eq!(Identity::from_dns_name("guard.pg-east.mesh"), Some(guard));
+        for other in ["agent.east-1", "agent..mesh", "mesh", "agent.a.b.mesh", "x.a.mesh", "agent.A.mesh"] {
+            assert_eq!(Identity::from_dns_name(other), None, "{other}");
+        }
+        let bad = Identity::Agent(AgentName::new("east-").unwrap());
+        assert!(matches!(bad.server_name(), Err(IdentityError::NotADnsLabel(_))));
+    }
+}
