@@ -48,12 +48,25 @@ impl Dialer {
     /// # Errors
     /// [`DialError`] if the peer's name or the address is malformed. Nothing is connected here.
     pub fn channel(&self, peer: &Identity, address: &str) -> Result<Channel, DialError> {
+        self.channel_with(peer, address, |endpoint| endpoint)
+    }
+
+    /// As [`Dialer::channel`], with other keepalive or deadlines than usual (voters among themselves are stricter).
+    ///
+    /// # Errors
+    /// As [`Dialer::channel`].
+    pub fn channel_with(
+        &self,
+        peer: &Identity,
+        address: &str,
+        tune: impl FnOnce(Endpoint) -> Endpoint,
+    ) -> Result<Channel, DialError> {
         let name = peer.server_name().map_err(DialError::Name)?;
         let endpoint = endpoint(&format!("http://{address}"))
             .map_err(|source| DialError::Address { address: address.to_owned(), source })?;
         let connector = TlsConnector::from(self.material.client());
         let address: Arc<str> = Arc::from(address);
-        Ok(endpoint.connect_with_connector_lazy(service_fn(move |_: Uri| {
+        Ok(tune(endpoint).connect_with_connector_lazy(service_fn(move |_: Uri| {
             let (connector, name, address) = (connector.clone(), name.clone(), Arc::clone(&address));
             async move { connect(&connector, name, &address).await.map(TokioIo::new) }
         })))
