@@ -65,6 +65,7 @@ fn order() -> mesh_proto::effect::Order {
         step: mesh_proto::effect::StepRef { run: mesh_proto::RunId(1), step: 1, attempt: 1 },
         epoch: mesh_proto::Epoch(1),
         raft_term: 1,
+        index: 0,
         effect: mesh_proto::effect::Effect::Checkpoint { instance: InstanceName::new("i").unwrap() },
         verify_only: false,
         budget: mesh_proto::Millis(1),
