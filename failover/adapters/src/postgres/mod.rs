@@ -1,0 +1,55 @@
+//! PostgreSQL at the edge: what a guard does to its own instance, and what an observer asks a remote one.
+//!
+//! Each operation does one thing, reads back that it is done, and says so or why not. Deadlines are instants and come from
+//! the caller. SQLSTATE, errno and exit codes decide; text is for people. Nothing here knows leases, groups or
+//! runs: that an operation is allowed is settled before it is called.
+
+mod conf;
+mod conninfo;
+mod control_data;
+mod durable;
+mod fence;
+mod gate;
+mod hba;
+mod identify;
+mod inspect;
+mod instance;
+mod passfile;
+mod postmaster;
+mod probe;
+mod promote;
+mod sql;
+mod standby;
+mod start;
+mod timeline;
+mod tool;
+mod write_probe;
+
+pub use conninfo::Upstream;
+pub use control_data::{
+    ClusterState, ControlData, ControlDataError, PostmasterPid, PostmasterStatus, control_data,
+};
+pub use durable::DurableError;
+pub use fence::{
+    FenceAction, FenceError, FenceMode, FencePlan, FenceStep, NoAck, Quiet, QuietError, fence, quiet,
+    write_standby_signal,
+};
+pub use gate::{GateError, Quorum, SyncSetting, set_sync};
+pub use hba::{Clients, HbaError, set_clients, write_hba};
+pub use identify::{IdentifyError, Identity, identify};
+pub use inspect::{InspectError, Inspection, inspect, program_version};
+pub use instance::{Credentials, Instance, OpenError, Settings, default_mesh_hba};
+pub use passfile::PassfileError;
+pub use postmaster::{
+    AttachError, Control, DirectControl, Launch, LaunchError, Postmaster, attach, lock_file,
+};
+pub use probe::{ProbeOutcome, ProbeReport, ProbeTarget, Prober, SeenEpoch, ServerFacts};
+pub use promote::{
+    EpochError, EpochRow, PromoteError, Promoted, Recorded, checkpoint, promote, record_epoch,
+};
+pub use sql::{Durability, SqlError};
+pub use standby::{Position, StandbyError, confirm, follow, freeze, position};
+pub use start::{StandbyUpstream, StartAs, StartError, StartRequest, Started, start};
+pub use timeline::{Ancestor, History, HistoryError, Lineage};
+pub use tool::ToolError;
+pub use write_probe::{WriteOutcome, WriteProbe};
