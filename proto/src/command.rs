@@ -176,6 +176,9 @@ pub enum Command {
         group: GroupName,
         /// How long at most.
         length: Millis,
+        /// The newest status of the primary's guard that the leader had seen before it proposed this.
+        #[serde(default)]
+        counted_from: Option<crate::lease::StatusRef>,
         /// Why.
         reason: String,
     },

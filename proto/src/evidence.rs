@@ -27,6 +27,13 @@ pub struct GuardStatus {
     pub public_key: String,
     /// The lease held, with what remains of it.
     pub lease: Option<HeldLease>,
+    /// The lease that a voter's floor refuses: with no takeover open, a stray pledge that the leader answers with a new
+    /// lease number (PROTOCOL, Taking over 6).
+    #[serde(default)]
+    pub floored: Option<LeaseTerm>,
+    /// Log index of the pause that the guard is in: its lease holds without renewals until the pause's own end.
+    #[serde(default)]
+    pub paused: Option<u64>,
     /// Highest epoch the guard's gate has seen: instructions of a lower one are refused.
     pub gate: Epoch,
     /// What the server process does.

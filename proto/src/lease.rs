@@ -115,6 +115,9 @@ pub struct GroupView {
     pub primary: Option<InstanceName>,
     /// The lease record of the asking guard's own instance.
     pub own_lease: Option<LeaseRecord>,
+    /// PostgreSQL's system identifier of the founded group; a guard whose server has another one refuses everything.
+    #[serde(default)]
+    pub system_id: Option<u64>,
     /// Timing in force.
     pub timing: crate::spec::Timing,
     /// The pause in force, if any.
@@ -126,8 +129,22 @@ pub struct GroupView {
 pub struct PauseView {
     /// Log index of the entry that paused: names the pause.
     pub id: u64,
-    /// Whole length of the pause. A guard counts its own end from before it asked.
+    /// Whole length of the pause. A guard counts its own end from `counted_from`.
     pub length: Millis,
+    /// The guard status that the leader had seen before it proposed the pause. The guard counts its own end from when
+    /// it sent that status, which is surely before the pause was committed; `None`, or a status that it does not
+    /// remember: it does not enter the pause (PROTOCOL, Pause: "the guard's own end counting from before it asked").
+    #[serde(default)]
+    pub counted_from: Option<StatusRef>,
+}
+
+/// Names one status that a guard sent.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct StatusRef {
+    /// The guard's life.
+    pub guard: GuardIncarnation,
+    /// [`GuardStatus::seq`].
+    pub seq: u64,
 }
 
 /// The set of voters whose grants and pledges count. A versioned object of its own; Raft's membership contains it.
@@ -276,7 +293,7 @@ pub struct Expiry {
     pub term: LeaseTerm,
     /// Voters that pledged, with the remainder each stated.
     pub pledges: Vec<(NodeId, Millis)>,
-    /// How long the leader waited after the last counted answer: at least the remainder with drift, plus F.
+    /// How long the leader waited since the first counted answer: at least the largest remainder with drift, plus F.
     pub waited: Millis,
     /// Electorate version counted by.
     pub electorate: u64,

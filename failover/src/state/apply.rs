@@ -109,7 +109,9 @@ impl MeshState {
             Command::RepairEnded { group, repair, outcome } => {
                 self.group_mut(group)?.end_repair(*repair, outcome)
             }
-            Command::Paused { group, length, reason } => self.group_mut(group)?.pause(stamp, *length, reason),
+            Command::Paused { group, length, counted_from, reason } => {
+                self.group_mut(group)?.pause(stamp, *length, counted_from.as_ref(), reason)
+            }
             Command::Resumed { group, pause, how } => self.group_mut(group)?.resume(*pause, *how),
             Command::Acknowledged { group } => {
                 self.group_mut(group)?.hold_down = None;

@@ -1,7 +1,7 @@
 //! Founding a group, granting leases anew, pausing and resuming.
 
 use mesh_proto::command::{Refused, ResumeProof};
-use mesh_proto::lease::{LeaseKey, LeaseRecord, LeaseTerm, Proof};
+use mesh_proto::lease::{LeaseKey, LeaseRecord, LeaseTerm, Proof, StatusRef};
 use mesh_proto::{DataIncarnation, Epoch, GuardIncarnation, InstanceName, LeaseNo, Millis};
 
 use super::apply::{Stamp, compare, conflict, unknown};
@@ -134,7 +134,13 @@ impl Group {
         }
     }
 
-    pub(super) fn pause(&mut self, stamp: Stamp, length: Millis, reason: &str) -> Result<(), Refused> {
+    pub(super) fn pause(
+        &mut self,
+        stamp: Stamp,
+        length: Millis,
+        counted_from: Option<&StatusRef>,
+        reason: &str,
+    ) -> Result<(), Refused> {
         if let Some(pause) = &self.pause {
             return Err(Refused::Forbidden(format!("the group is paused already: {}", pause.reason)));
         }
@@ -147,8 +153,14 @@ impl Group {
             return Err(Refused::Forbidden("a pause needs a reason".to_owned()));
         }
         let lease_no = self.lease().map_or(LeaseNo(0), |lease| lease.term.lease_no);
-        self.pause =
-            Some(Pause { id: stamp.index, length, reason: reason.to_owned(), lease_no, at: stamp.at });
+        self.pause = Some(Pause {
+            id: stamp.index,
+            length,
+            counted_from: counted_from.cloned(),
+            reason: reason.to_owned(),
+            lease_no,
+            at: stamp.at,
+        });
         Ok(())
     }
 

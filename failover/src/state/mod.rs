@@ -115,6 +115,8 @@ pub struct Pause {
     pub id: u64,
     /// How long at most.
     pub length: Millis,
+    /// The guard status from whose sending the guard counts its own end.
+    pub counted_from: Option<mesh_proto::lease::StatusRef>,
     /// Why.
     pub reason: String,
     /// The lease number of the primary when it began: a newer one shows that its guard asked again.
@@ -231,7 +233,12 @@ impl MeshState {
             primary: state.primary.as_ref().map(|p| p.instance.clone()),
             own_lease: state.leases.get(instance).cloned(),
             timing: state.timing.clone(),
-            pause: state.pause.as_ref().map(|p| PauseView { id: p.id, length: p.length }),
+            pause: state.pause.as_ref().map(|p| PauseView {
+                id: p.id,
+                length: p.length,
+                counted_from: p.counted_from.clone(),
+            }),
+            system_id: state.system_id,
         })
     }
 }
