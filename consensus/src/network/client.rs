@@ -1,0 +1,211 @@
+//! The sending end: one kept channel a member, a deadline on every call.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use mesh_proto::raft as pb;
+use mesh_proto::raft::raft_client::RaftClient;
+use openraft::error::{NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{Backoff, RPCOption};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse,
+};
+use openraft::{AnyError, OptionalSend, RaftNetwork, RaftNetworkFactory};
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+
+use super::{DialError, Dialer, header};
+use crate::types::{Ballot, Identity, LogId, Member, NodeId, Snapshot, TypeConfig};
+use crate::wire;
+
+type CallError = RPCError<NodeId, Member, RaftError<NodeId>>;
+
+/// The channels to all members.
+pub(crate) struct Peers {
+    me: Identity,
+    dialer: Box<dyn Dialer>,
+    message_limit: usize,
+    install: Duration,
+    kept: Mutex<HashMap<NodeId, (Member, RaftClient<Channel>)>>,
+}
+
+impl Peers {
+    pub(crate) fn new(
+        me: Identity,
+        dialer: Box<dyn Dialer>,
+        message_limit: usize,
+        install: Duration,
+    ) -> Self {
+        Self { me, dialer, message_limit, install, kept: Mutex::new(HashMap::new()) }
+    }
+
+    fn client(&self, node: NodeId, member: &Member) -> Result<RaftClient<Channel>, DialError> {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((known, client)) = kept.get(&node)
+            && known == member
+        {
+            return Ok(client.clone());
+        }
+        let client = RaftClient::new(self.dialer.dial(node, member)?)
+            .max_decoding_message_size(self.message_limit)
+            .max_encoding_message_size(self.message_limit);
+        kept.insert(node, (member.clone(), client.clone()));
+        Ok(client)
+    }
+
+    /// Asks a member whether an election would be welcome, or only who it is.
+    pub(crate) async fn probe(
+        &self,
+        node: NodeId,
+        member: &Member,
+        last: Option<LogId>,
+        within: Duration,
+    ) -> Result<pb::ProbeResponse, Status> {
+        let mut client = self.client(node, member).map_err(|error| Status::unavailable(error.to_string()))?;
+        let request = pb::ProbeRequest {
+            header: Some(header(&self.me, node, member)),
+            last: last.as_ref().map(wire::log_id),
+        };
+        bounded(within, client.probe(timed(request, within))).await
+    }
+}
+
+fn timed<T>(message: T, within: Duration) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(within);
+    request
+}
+
+async fn bounded<T>(
+    within: Duration,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, Status> {
+    match tokio::time::timeout(within, call).await {
+        Ok(answer) => answer.map(tonic::Response::into_inner),
+        Err(_elapsed) => Err(Status::deadline_exceeded("no answer within the deadline")),
+    }
+}
+
+/// openraft's factory of [`Link`]s. It asks for a new one for every read, so a link is only a handle.
+#[derive(Clone)]
+pub(crate) struct Network(pub(crate) Arc<Peers>);
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Link;
+
+    async fn new_client(&mut self, target: NodeId, member: &Member) -> Link {
+        Link { peers: Arc::clone(&self.0), node: target, member: member.clone() }
+    }
+}
+
+/// The way to one member.
+pub(crate) struct Link {
+    peers: Arc<Peers>,
+    node: NodeId,
+    member: Member,
+}
+
+impl Link {
+    fn client(&self) -> Result<RaftClient<Channel>, Unreachable> {
+        self.peers.client(self.node, &self.member).map_err(|error| Unreachable::new(&error))
+    }
+
+    fn header(&self) -> Option<pb::Header> {
+        Some(header(&self.peers.me, self.node, &self.member))
+    }
+}
+
+/// A refusal is repeated at openraft's leisure, not at once: only a passed deadline is worth an immediate retry.
+fn failed(status: &Status) -> CallError {
+    if status.code() == Code::DeadlineExceeded {
+        return RPCError::Network(NetworkError::new(status));
+    }
+    RPCError::Unreachable(Unreachable::new(status))
+}
+
+fn garbled(what: &wire::Lacking) -> CallError {
+    RPCError::Unreachable(Unreachable::new(what))
+}
+
+impl RaftNetwork<TypeConfig> for Link {
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<NodeId>, CallError> {
+        let mut client = self.client()?;
+        let request = pb::AppendRequest {
+            header: self.header(),
+            ballot: Some(wire::ballot(&rpc.vote)),
+            previous: rpc.prev_log_id.as_ref().map(wire::log_id),
+            committed: rpc.leader_commit.as_ref().map(wire::log_id),
+            entries: rpc.entries.iter().map(wire::entry).collect(),
+        };
+        let within = option.hard_ttl();
+        let call = client.append(timed(request, within));
+        let answer = bounded(within, call).await.map_err(|status| failed(&status))?;
+        match answer.outcome() {
+            pb::append_response::Outcome::Accepted => Ok(AppendEntriesResponse::Success),
+            pb::append_response::Outcome::Partly => {
+                Ok(AppendEntriesResponse::PartialSuccess(answer.matching.as_ref().map(wire::log_id_back)))
+            }
+            pb::append_response::Outcome::Conflict => Ok(AppendEntriesResponse::Conflict),
+            pb::append_response::Outcome::Outvoted => {
+                let ballot = wire::ballot_back(answer.ballot.as_ref()).map_err(|what| garbled(&what))?;
+                Ok(AppendEntriesResponse::HigherVote(ballot))
+            }
+            pb::append_response::Outcome::Unspecified => Err(garbled(&wire::Lacking("the outcome"))),
+        }
+    }
+
+    async fn vote(
+        &mut self,
+        rpc: VoteRequest<NodeId>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<NodeId>, CallError> {
+        let mut client = self.client()?;
+        let request = pb::VoteRequest {
+            header: self.header(),
+            ballot: Some(wire::ballot(&rpc.vote)),
+            last: rpc.last_log_id.as_ref().map(wire::log_id),
+        };
+        let within = option.hard_ttl();
+        let answer =
+            bounded(within, client.vote(timed(request, within))).await.map_err(|status| failed(&status))?;
+        let ballot = wire::ballot_back(answer.ballot.as_ref()).map_err(|what| garbled(&what))?;
+        Ok(VoteResponse::new(ballot, answer.last.as_ref().map(wire::log_id_back), answer.granted))
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: Ballot,
+        snapshot: Snapshot,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<NodeId>, StreamingError<TypeConfig, openraft::error::Fatal<NodeId>>> {
+        let mut client = self.client()?;
+        let request = pb::InstallRequest {
+            header: self.header(),
+            ballot: Some(wire::ballot(&vote)),
+            meta: Some(wire::snapshot_meta(&snapshot.meta)),
+            crc32c: crc32c::crc32c(&snapshot.snapshot.0),
+            data: snapshot.snapshot.0,
+        };
+        let within = self.peers.install;
+        let answer = tokio::select! {
+            closed = cancel => return Err(StreamingError::Closed(closed)),
+            answer = bounded(within, client.install(timed(request, within))) => answer,
+        };
+        let answer = answer.map_err(|status| StreamingError::Unreachable(Unreachable::new(&status)))?;
+        let ballot = wire::ballot_back(answer.ballot.as_ref())
+            .map_err(|what| StreamingError::Unreachable(Unreachable::from(AnyError::new(&what))))?;
+        Ok(SnapshotResponse::new(ballot))
+    }
+
+    /// openraft's default is a flat 500 ms, longer than an election takes.
+    fn backoff(&self) -> Backoff {
+        Backoff::new([50, 100, 200].into_iter().chain(std::iter::repeat(300)).map(Duration::from_millis))
+    }
+}
