@@ -1,6 +1,7 @@
 //! The mesh daemon, its guard and its command line: where the pure core, the agreement and the adapters meet.
 
 pub mod ca;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod rpc;

@@ -1,0 +1,503 @@
+//! The words of the command line and what they mean. Only shapes: nothing here talks to an agent or prints.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use mesh_proto::{AgentName, GroupName, InstanceName, MeshId, Millis, NodeId, RunId, SiteName};
+
+use super::exit;
+
+/// Where the agent listens unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/mesh/mesh.sock";
+/// Where the agent's own file lies unless told otherwise.
+pub const DEFAULT_CONFIG: &str = "/etc/mesh/mesh.toml";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(
+    name = "mesh",
+    version,
+    about = "Fails PostgreSQL over between sites, and says why",
+    after_help = "At 3 a.m.:  mesh status            what is going on, and what to do next\n            \
+                  mesh why               why it was done, or why it was not\n            \
+                  mesh plan --site dr    what a failover would do; changes nothing\n            \
+                  mesh failover --site dr\n\n\
+                  Exit codes: mesh help exit-codes",
+    disable_help_subcommand = false,
+    max_term_width = 100,
+    propagate_version = false
+)]
+pub struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub common: Common,
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command takes.
+#[derive(Debug, Clone, Args)]
+pub struct Common {
+    /// Unix socket of the agent on this host
+    #[arg(long, global = true, env = "MESH_SOCKET", default_value = DEFAULT_SOCKET, value_name = "PATH", hide_env_values = true)]
+    pub socket: PathBuf,
+    /// Print JSON on standard output; progress and errors stay on standard error
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// Every command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// What an operator asks of the agent on this host.
+    #[command(flatten)]
+    Ask(Operation),
+    /// Run the agent of this host (a systemd unit does), or write its first configuration
+    Agent(AgentArgs),
+    /// Run the guard of one instance (a systemd unit does)
+    Guard(GuardArgs),
+    /// Started by the guard around a server process.
+    #[command(hide = true)]
+    Leash(LeashArgs),
+    /// Make the keys that agents and guards know each other by
+    #[command(subcommand)]
+    Ca(CaCommand),
+    /// What the exit codes mean
+    #[command(name = "exit-codes", hide = true, long_about = exit::HELP)]
+    ExitCodes,
+}
+
+/// What an operator asks of the agent on this host.
+#[derive(Debug, Subcommand)]
+#[command(next_display_order = 0)]
+pub enum Operation {
+    /// How everything is, and what to do next
+    Status(StatusArgs),
+    /// Why the mesh did something, or did not
+    Why(WhyArgs),
+    /// What a failover would do; changes nothing
+    Plan(TargetArgs),
+    /// Change the primary: cleanly when it answers, by fencing it when it does not
+    Failover(FailoverArgs),
+    /// Change the primary cleanly; refused when it does not answer
+    Switchover(SwitchoverArgs),
+    /// Show a run, or follow it to its end
+    Run(RunArgs),
+    /// Stop a run before its promotion is committed, or leave a stuck one
+    Abort(RunReason),
+    /// Try a stuck run again
+    Retry(RunReason),
+    /// Let an instance follow the primary now
+    Rejoin(InstanceArgs),
+    /// Freeze a group for maintenance: nothing is failed over, until it ends
+    Pause(PauseArgs),
+    /// End a pause
+    Resume(GroupArgs),
+    /// Acknowledge an automatic failover: ends its hold-down
+    Ack(GroupArgs),
+    /// Make an instance the first primary of its group
+    Adopt(InstanceArgs),
+    /// Create or change a group from its file
+    Apply(ApplyArgs),
+    /// Begin the mesh, once, from the voters named in the agent's file
+    Form,
+    /// Show and change the members of the mesh
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Show, verify and export the record of everything
+    #[command(subcommand)]
+    Audit(AuditCommand),
+}
+
+/// `mesh status`
+#[derive(Debug, Clone, Args)]
+pub struct StatusArgs {
+    /// Show it again and again until interrupted
+    #[arg(long, short)]
+    pub watch: bool,
+    /// How often, with --watch
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = millis)]
+    pub every: Millis,
+}
+
+/// `mesh why`
+#[derive(Debug, Clone, Args)]
+pub struct WhyArgs {
+    /// The group; may be left out when there is one
+    #[arg(long, short)]
+    pub group: Option<GroupName>,
+}
+
+/// A group and nothing more.
+#[derive(Debug, Clone, Args)]
+pub struct GroupArgs {
+    /// The group; may be left out when there is one
+    #[arg(long, short)]
+    pub group: Option<GroupName>,
+}
+
+/// An instance, and its group where the name alone does not say.
+#[derive(Debug, Clone, Args)]
+pub struct InstanceArgs {
+    /// The instance
+    pub instance: InstanceName,
+    /// The group; may be left out when the instance's name says it
+    #[arg(long, short)]
+    pub group: Option<GroupName>,
+}
+
+/// Where the primary shall be.
+#[derive(Debug, Clone, Args)]
+#[command(group = clap::ArgGroup::new("target").required(true).multiple(true).args(["site", "instance"]))]
+pub struct TargetArgs {
+    /// The site the primary shall be at
+    #[arg(long, short)]
+    pub site: Option<SiteName>,
+    /// The instance that shall be the primary
+    #[arg(long, short)]
+    pub instance: Option<InstanceName>,
+    /// The group; may be left out when there is one
+    #[arg(long, short)]
+    pub group: Option<GroupName>,
+}
+
+/// How a run is started and followed.
+#[derive(Debug, Clone, Args)]
+pub struct StartArgs {
+    /// Only show the plan; changes nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Do not ask before starting
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Start it and return; `mesh run` follows it later
+    #[arg(long)]
+    pub detach: bool,
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+}
+
+/// `mesh failover`
+#[derive(Debug, Clone, Args)]
+pub struct FailoverArgs {
+    /// Where to.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Waive verdict, hold-down and lag limit (never the fencing of the old primary); needs --reason
+    #[arg(long, requires = "reason")]
+    pub force: bool,
+    /// How.
+    #[command(flatten)]
+    pub start: StartArgs,
+}
+
+/// `mesh switchover`
+#[derive(Debug, Clone, Args)]
+pub struct SwitchoverArgs {
+    /// Where to.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// How.
+    #[command(flatten)]
+    pub start: StartArgs,
+}
+
+/// `mesh run`
+#[derive(Debug, Clone, Args)]
+pub struct RunArgs {
+    /// Which run, such as r42; the newest when left out
+    pub run: Option<RunId>,
+    /// Follow it to its end
+    #[arg(long, short)]
+    pub follow: bool,
+}
+
+/// A run and a reason.
+#[derive(Debug, Clone, Args)]
+pub struct RunReason {
+    /// Which run, such as r42
+    pub run: RunId,
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+}
+
+/// `mesh pause`
+#[derive(Debug, Clone, Args)]
+pub struct PauseArgs {
+    /// The group; may be left out when there is one
+    #[arg(long, short)]
+    pub group: Option<GroupName>,
+    /// For how long at most, such as 30m
+    #[arg(long = "for", value_name = "TIME", value_parser = millis)]
+    pub length: Millis,
+    /// Why, for the audit and for whoever looks at status meanwhile
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+}
+
+/// `mesh apply`
+#[derive(Debug, Clone, Args)]
+pub struct ApplyArgs {
+    /// The group's file (TOML); `-` reads standard input
+    #[arg(long, short, value_name = "FILE")]
+    pub file: PathBuf,
+    /// Only validate it and say what would change
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `mesh node`
+#[derive(Debug, Clone, Subcommand)]
+pub enum NodeCommand {
+    /// Show the members
+    List,
+    /// Add a member
+    Add(NodeAddArgs),
+    /// Remove a member
+    Remove {
+        /// Its name
+        agent: AgentName,
+    },
+}
+
+/// `mesh node add`
+#[derive(Debug, Clone, Args)]
+pub struct NodeAddArgs {
+    /// Its name
+    pub agent: AgentName,
+    /// Its Raft number; never one that another disk has had
+    #[arg(long, value_name = "NUMBER", value_parser = node_id)]
+    pub id: NodeId,
+    /// Its site
+    #[arg(long, short)]
+    pub site: SiteName,
+    /// HOST:PORT of its RPC listener
+    #[arg(long, value_name = "HOST:PORT", value_parser = host_port)]
+    pub address: String,
+    /// Make it a voter once it has caught up
+    #[arg(long)]
+    pub voter: bool,
+}
+
+/// `mesh audit`
+#[derive(Debug, Clone, Subcommand)]
+pub enum AuditCommand {
+    /// Show the newest records, or those from a number on
+    Show {
+        /// First record; the newest are shown when left out
+        #[arg(long, value_name = "NUMBER")]
+        from: Option<u64>,
+        /// How many at most
+        #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 30)]
+        limit: u32,
+        /// Only this group's
+        #[arg(long, short)]
+        group: Option<GroupName>,
+        /// Only this run's
+        #[arg(long)]
+        run: Option<RunId>,
+    },
+    /// Check the chain of hashes here, and compare it with every other agent's
+    Verify,
+    /// Write every record as a line of JSON
+    Export {
+        /// Where to; standard output when left out. An existing file is not overwritten
+        #[arg(long, short, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+}
+
+/// `mesh agent`
+#[derive(Debug, Clone, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct AgentArgs {
+    /// The agent's own file
+    #[arg(long, short, env = "MESH_CONFIG", value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+    /// Instead of running.
+    #[command(subcommand)]
+    pub command: Option<AgentCommand>,
+}
+
+/// `mesh agent …`
+#[derive(Debug, Clone, Subcommand)]
+pub enum AgentCommand {
+    /// Write a first configuration with comments, to be finished by hand
+    Init(AgentInitArgs),
+}
+
+/// `mesh agent init`
+#[derive(Debug, Clone, Args)]
+pub struct AgentInitArgs {
+    /// Where to write it; an existing file is not overwritten
+    #[arg(long, short, env = "MESH_CONFIG", value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+    /// Name of the mesh, the same on every host
+    #[arg(long)]
+    pub mesh: MeshId,
+    /// Name of this agent
+    #[arg(long)]
+    pub name: AgentName,
+    /// Site this host stands at
+    #[arg(long, short)]
+    pub site: SiteName,
+    /// IP:PORT under which the other agents reach this one
+    #[arg(long, value_name = "IP:PORT")]
+    pub listen: SocketAddr,
+}
+
+/// `mesh guard`
+#[derive(Debug, Clone, Args)]
+pub struct GuardArgs {
+    /// The agent's own file; the guard reads its instance there
+    #[arg(long, short, env = "MESH_CONFIG", value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+    /// The instance to guard
+    #[arg(long, short)]
+    pub instance: InstanceName,
+}
+
+/// `mesh leash`: what the guard passes is between it and the leash.
+#[derive(Debug, Clone, Args)]
+pub struct LeashArgs {
+    /// Words of the guard
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub words: Vec<OsString>,
+}
+
+/// `mesh ca`
+#[derive(Debug, Clone, Subcommand)]
+pub enum CaCommand {
+    /// Make the mesh's certificate authority
+    Init {
+        /// Directory to keep it in; made with mode 0700, and never overwritten
+        #[arg(long, value_name = "DIR")]
+        dir: PathBuf,
+        /// Name of the mesh
+        #[arg(long)]
+        mesh: MeshId,
+    },
+    /// Issue the key and certificate of an agent or a guard
+    Issue(CaIssueArgs),
+}
+
+/// `mesh ca issue`
+#[derive(Debug, Clone, Args)]
+#[command(group = clap::ArgGroup::new("who").required(true).args(["agent", "guard"]))]
+pub struct CaIssueArgs {
+    /// Directory of the authority
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// For this agent
+    #[arg(long, value_name = "NAME")]
+    pub agent: Option<AgentName>,
+    /// For the guard of this instance
+    #[arg(long, value_name = "INSTANCE")]
+    pub guard: Option<InstanceName>,
+    /// Directory to write key and certificate into; files in it are not overwritten
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+}
+
+/// Reads a length of time: a number and `ms`, `s`, `m`, `h` or `d`.
+///
+/// # Errors
+/// A sentence for the person who typed it.
+pub fn millis(text: &str) -> Result<Millis, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" | "min" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err("write a number and a unit: 500ms, 20s, 30m, 2h or 1d".to_owned()),
+    };
+    let number: u64 =
+        number.parse().map_err(|_| "write a number and a unit: 500ms, 20s, 30m, 2h or 1d".to_owned())?;
+    match number.checked_mul(factor) {
+        None | Some(0) => Err("must be longer than nothing and shorter than for ever".to_owned()),
+        Some(length) => Ok(Millis(length)),
+    }
+}
+
+fn node_id(text: &str) -> Result<NodeId, String> {
+    match text.parse() {
+        Ok(0) | Err(_) => Err("must be a whole number from 1 on".to_owned()),
+        Ok(id) => Ok(NodeId(id)),
+    }
+}
+
+fn host_port(text: &str) -> Result<String, String> {
+    let wrong = || "must be HOST:PORT, such as 10.0.0.5:7400 or mesh-1.example:7400".to_owned();
+    let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
+    match port.parse::<u16>() {
+        Ok(port) if port > 0 && !host.is_empty() => Ok(text.to_owned()),
+        Ok(_) | Err(_) => Err(wrong()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_surface_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_are_read_with_their_unit() {
+        assert_eq!(millis("30m"), Ok(Millis(1_800_000)));
+        assert_eq!(millis("250ms"), Ok(Millis(250)));
+        for bad in ["", "30", "m", "0s", "-1s", "1.5h", "99999999999999999999s", "18446744073709551615d"] {
+            assert!(millis(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_must_be_said_is_asked_for() {
+        let parse = |line: &str| Cli::try_parse_from(line.split(' '));
+        for good in [
+            "mesh failover --site dr",
+            "mesh failover --instance pg-dr --group orders --yes",
+            "mesh failover -s dr --force --reason lost",
+            "mesh plan --site dr --json",
+            "mesh --socket /tmp/s status --watch",
+            "mesh run",
+            "mesh run r42 --follow",
+            "mesh pause --for 30m --reason upgrade",
+            "mesh agent --config /tmp/a.toml",
+            "mesh agent init --mesh m --name a --site s --listen 127.0.0.1:1",
+            "mesh guard --config /tmp/a.toml --instance pg-east",
+            "mesh leash --some-flag of the guard",
+            "mesh node add c --id 3 --site witness --address 127.0.0.1:7400 --voter",
+            "mesh ca issue --dir /d --agent a --out /o",
+            "mesh audit export",
+        ] {
+            parse(good).unwrap_or_else(|e| panic!("{good}: {e}"));
+        }
+        for bad in [
+            "mesh failover",
+            "mesh failover --site dr --force",
+            "mesh failover --site Dr",
+            "mesh abort r4",
+            "mesh pause --for 30m",
+            "mesh pause --reason x",
+            "mesh run forty",
+            "mesh node add c --id 0 --site s --address x:1",
+            "mesh ca issue --dir /d --out /o",
+            "mesh apply",
+        ] {
+            assert!(parse(bad).is_err(), "{bad} must be refused");
+        }
+    }
+}

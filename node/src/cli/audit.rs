@@ -1,0 +1,130 @@
+//! `mesh audit`: pages through the chain of records.
+
+use std::fs::OpenOptions;
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use mesh_proto::audit::AuditRecord;
+use mesh_proto::operator::{Answer, Ask};
+
+use super::args::AuditCommand;
+use super::exit::{Exit, Failure};
+use super::operate::Operator;
+use super::render;
+
+/// Records asked for at once: whole commands are a few kilobytes each.
+const PAGE: u32 = 500;
+
+/// Runs `mesh audit …`.
+///
+/// # Errors
+/// A [`Failure`] that says what is wrong.
+pub async fn run(operator: &Operator, command: AuditCommand) -> Result<Exit, Failure> {
+    match command {
+        AuditCommand::Verify => {
+            let answer = operator.ask(Ask::AuditVerify).await?;
+            operator.answer(&answer)
+        }
+        AuditCommand::Export { out } => export(operator, out.as_deref()).await,
+        AuditCommand::Show { from, limit, group, run } => {
+            let wanted = |record: &AuditRecord| {
+                group.as_ref().is_none_or(|group| record.group.as_ref() == Some(group))
+                    && run.is_none_or(|run| record.run == Some(run))
+            };
+            let records = match from {
+                Some(from) => forward(operator, from, limit, wanted).await?,
+                None => backward(operator, limit, wanted).await?,
+            };
+            operator.output.show(&records, |records, look| render::audit(records, look))?;
+            Ok(Exit::Done)
+        }
+    }
+}
+
+async fn forward(
+    operator: &Operator,
+    from: u64,
+    limit: u32,
+    wanted: impl Fn(&AuditRecord) -> bool,
+) -> Result<Vec<AuditRecord>, Failure> {
+    let (mut found, mut next) = (Vec::new(), from.max(1));
+    while found.len() < limit as usize {
+        let records = page(operator, next, PAGE).await?;
+        let Some(last) = records.last() else { break };
+        next = last.seq + 1;
+        found.extend(records.into_iter().filter(|record| wanted(record)));
+    }
+    found.truncate(limit as usize);
+    Ok(found)
+}
+
+async fn backward(
+    operator: &Operator,
+    limit: u32,
+    wanted: impl Fn(&AuditRecord) -> bool,
+) -> Result<Vec<AuditRecord>, Failure> {
+    let mut found = Vec::new();
+    let mut end = head(operator).await?;
+    while end > 0 && found.len() < limit as usize {
+        let from = end.saturating_sub(u64::from(PAGE)) + 1;
+        let records = page(operator, from, PAGE).await?;
+        found.extend(records.into_iter().rev().filter(|record| record.seq <= end && wanted(record)));
+        end = from - 1;
+    }
+    found.truncate(limit as usize);
+    found.reverse();
+    Ok(found)
+}
+
+async fn head(operator: &Operator) -> Result<u64, Failure> {
+    let answer = operator.ask(Ask::AuditHash { seq: 0 }).await?;
+    let Answer::AuditHash { head, hash: _ } = answer else { return Err(operator.other_answer(false)) };
+    Ok(head)
+}
+
+async fn page(operator: &Operator, from: u64, limit: u32) -> Result<Vec<AuditRecord>, Failure> {
+    let answer = operator.ask(Ask::Audit { from, limit }).await?;
+    let Answer::Audit(records) = answer else { return Err(operator.other_answer(false)) };
+    Ok(records)
+}
+
+async fn export(operator: &Operator, out: Option<&Path>) -> Result<Exit, Failure> {
+    let mut sink: Box<dyn Write> = match out {
+        None => Box::new(std::io::stdout().lock()),
+        Some(path) => {
+            let file = OpenOptions::new().write(true).create_new(true).open(path);
+            Box::new(BufWriter::new(file.map_err(|error| {
+                let what = format!("cannot create {}: {error}", path.display());
+                Failure::new(Exit::Invalid, what, "name a new file in a directory that you may write")
+            })?))
+        }
+    };
+    let unwritten = |error: std::io::Error| {
+        Failure::new(
+            Exit::Error,
+            format!("cannot write the export: {error}"),
+            "what was written so far is incomplete: remove it and export again",
+        )
+    };
+    let (mut next, mut count) = (1, 0_u64);
+    loop {
+        let records = page(operator, next, PAGE).await?;
+        let Some(last) = records.last() else { break };
+        next = last.seq + 1;
+        for record in &records {
+            serde_json::to_writer(&mut sink, record).map_err(|error| unwritten(error.into()))?;
+            sink.write_all(b"\n").map_err(unwritten)?;
+            count += 1;
+        }
+    }
+    sink.flush().map_err(unwritten)?;
+    if let Some(path) = out {
+        let line = format!("{count} records written to {}\n", path.display());
+        if operator.output.json {
+            operator.output.value(&serde_json::json!({ "records": count, "file": path }))?;
+        } else {
+            operator.output.text(&line)?;
+        }
+    }
+    Ok(Exit::Done)
+}

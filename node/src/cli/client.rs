@@ -1,0 +1,282 @@
+//! Asks the agent on this host, over its unix socket. Every call has a deadline, and every error says what to do. An
+//! answer that did not come is never taken for "not done".
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use mesh_proto::codec::{self, CodecError, Kind};
+use mesh_proto::operator::{Answer, Ask, Question};
+use mesh_proto::rpc::{Envelope, agent_client::AgentClient};
+use mesh_proto::run::Actor;
+use tokio::net::UnixStream;
+use tonic::transport::Endpoint;
+use tonic::{Code, Request, Status};
+
+use super::exit::{Exit, Failure};
+
+/// How long connecting to a socket of the same host may take.
+const CONNECT: Duration = Duration::from_secs(2);
+/// How long the agent may take to answer what it knows itself or asks its leader once.
+const READ: Duration = Duration::from_secs(5);
+/// How long the agent may take for what must be committed, perhaps after an election (a WAN election takes up to 10 s).
+const CHANGE: Duration = Duration::from_secs(20);
+/// Largest answer: an audit page of 500 records with whole commands stays far below it.
+const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
+
+/// Why an agent gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// Nothing is at the socket's path.
+    #[error("there is no agent at {}: the socket does not exist", path.display())]
+    Missing {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The socket may not be opened by this user.
+    #[error("you may not talk to the agent at {}: permission denied", path.display())]
+    Permission {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// The socket is there and nobody listens.
+    #[error("the agent at {} is not running: nobody listens on its socket", path.display())]
+    NotRunning {
+        /// The socket.
+        path: PathBuf,
+    },
+    /// Connecting failed otherwise.
+    #[error("cannot connect to the agent at {}", path.display())]
+    Connect {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// Connecting, or the answer, took too long.
+    #[error("the agent at {} did not answer within {} s", path.display(), limit.as_secs())]
+    Late {
+        /// The socket.
+        path: PathBuf,
+        /// The deadline.
+        limit: Duration,
+        /// Whether the question was on its way, so that it may take effect yet.
+        sent: bool,
+    },
+    /// The connection broke while the answer was awaited.
+    #[error("the agent at {} went away before it answered", path.display())]
+    Broken {
+        /// The socket.
+        path: PathBuf,
+        /// What the transport said.
+        #[source]
+        source: Box<Status>,
+    },
+    /// The agent turned the call down.
+    #[error("the agent at {} turned the call down", path.display())]
+    TurnedDown {
+        /// The socket.
+        path: PathBuf,
+        /// What it said.
+        #[source]
+        source: Box<Status>,
+    },
+    /// The agent does not know the call, or its answer does not decode: the versions differ.
+    #[error("the agent at {} speaks another version of mesh than this command", path.display())]
+    Version {
+        /// The socket.
+        path: PathBuf,
+        /// What did not decode.
+        #[source]
+        source: Option<CodecError>,
+    },
+    /// The question has no encoding.
+    #[error("the question cannot be encoded")]
+    Encode(#[source] CodecError),
+    /// The agent answered something else than was asked for.
+    #[error("the agent at {} answered another question than was asked", path.display())]
+    OtherAnswer {
+        /// The socket.
+        path: PathBuf,
+    },
+}
+
+impl AskError {
+    /// The failure to show, for a question that `changes` something or not.
+    #[must_use]
+    pub fn failure(&self, changes: bool) -> Failure {
+        let unsure = "it may have taken effect: look with `mesh status` and `mesh run` before repeating it";
+        let quiet = "see what it is doing: journalctl -u mesh-agent -n 50";
+        let (exit, next) = match self {
+            Self::Missing { .. } | Self::NotRunning { .. } => (
+                Exit::NotReachable,
+                "start it with `systemctl start mesh-agent`, name its socket with --socket or MESH_SOCKET, or ask on another \
+                 host: any agent answers".to_owned(),
+            ),
+            Self::Permission { path } => (
+                Exit::NotReachable,
+                format!("join the group that owns it (`ls -l {}`), or use sudo", path.display()),
+            ),
+            Self::Connect { .. } => (
+                Exit::NotReachable,
+                "check that --socket or MESH_SOCKET names the agent's socket, or ask on another host: any agent answers"
+                    .to_owned(),
+            ),
+            Self::Late { sent: true, .. } | Self::Broken { .. } if changes => (Exit::Unknown, unsure.to_owned()),
+            Self::Late { .. } | Self::Broken { .. } => {
+                (Exit::NotReachable, format!("{quiet}\nor ask on another host: any agent answers"))
+            }
+            Self::TurnedDown { .. } => (Exit::Error, quiet.to_owned()),
+            Self::Version { .. } | Self::OtherAnswer { .. } => {
+                let looked = if changes { format!("{unsure}\n") } else { String::new() };
+                (
+                    if changes { Exit::Unknown } else { Exit::NotSupported },
+                    format!("{looked}use the `mesh` binary that the agent runs: `mesh --version` on both"),
+                )
+            }
+            Self::Encode(_) => (Exit::Error, "please report this as a bug".to_owned()),
+        };
+        Failure::new(exit, super::with_causes(self), next)
+    }
+}
+
+/// Asks the agent behind one socket. Each question opens its own connection, so that a restarted agent is found again.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+    actor: Actor,
+}
+
+impl Client {
+    /// A client that has not connected yet.
+    #[must_use]
+    pub fn new(socket: impl Into<PathBuf>, actor: Actor) -> Self {
+        Self { socket: socket.into(), actor }
+    }
+
+    /// The socket it asks at.
+    #[must_use]
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Asks, with the deadline that fits the question.
+    ///
+    /// # Errors
+    /// [`AskError`]; a refusal by the mesh is an [`Answer::Refused`], not an error.
+    pub async fn ask(&self, ask: Ask) -> Result<Answer, AskError> {
+        let limit = if changes(&ask) { CHANGE } else { READ };
+        self.ask_within(ask, limit).await
+    }
+
+    /// Asks, with a deadline of `limit` for the answer.
+    ///
+    /// # Errors
+    /// [`AskError`]; a refusal by the mesh is an [`Answer::Refused`], not an error.
+    pub async fn ask_within(&self, ask: Ask, limit: Duration) -> Result<Answer, AskError> {
+        let question = Question { actor: self.actor.clone(), ask };
+        let body = codec::encode(Kind::Message, &question).map_err(AskError::Encode)?;
+        let stream = self.connect().await?;
+        let mut client = self.handshake(stream).await?;
+        let mut request = Request::new(Envelope { mesh: String::new(), body });
+        // The agent is told the deadline too, so that it stops waiting for its leader when we do.
+        request.set_timeout(limit);
+        let late = |sent| AskError::Late { path: self.socket.clone(), limit, sent };
+        let reply = tokio::time::timeout(limit, client.ask(request))
+            .await
+            .map_err(|_| late(true))?
+            .map_err(|status| self.status(status, limit))?;
+        codec::decode(Kind::Message, &reply.into_inner().body)
+            .map_err(|source| AskError::Version { path: self.socket.clone(), source: Some(source) })
+    }
+
+    async fn connect(&self) -> Result<UnixStream, AskError> {
+        let path = self.socket.clone();
+        match tokio::time::timeout(CONNECT, UnixStream::connect(&path)).await {
+            Err(_) => Err(AskError::Late { path, limit: CONNECT, sent: false }),
+            Ok(Ok(stream)) => Ok(stream),
+            // A closed list is impossible here: `ErrorKind` is open.
+            Ok(Err(source)) => Err(if source.kind() == io::ErrorKind::NotFound {
+                AskError::Missing { path }
+            } else if source.kind() == io::ErrorKind::PermissionDenied {
+                AskError::Permission { path }
+            } else if source.kind() == io::ErrorKind::ConnectionRefused {
+                AskError::NotRunning { path }
+            } else {
+                AskError::Connect { path, source }
+            }),
+        }
+    }
+
+    async fn handshake(
+        &self,
+        stream: UnixStream,
+    ) -> Result<AgentClient<tonic::transport::Channel>, AskError> {
+        let broken = |source: tonic::transport::Error| AskError::Broken {
+            path: self.socket.clone(),
+            source: Box::new(Status::from_error(Box::new(source))),
+        };
+        // The connector hands out this one stream; the authority is never resolved.
+        let mut stream = Some(stream);
+        let connector = tower::service_fn(move |_: http::Uri| {
+            let stream = stream.take();
+            async move { stream.map(TokioIo::new).ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)) }
+        });
+        let endpoint = Endpoint::from_static("http://agent.local");
+        let channel = tokio::time::timeout(CONNECT, endpoint.connect_with_connector(connector))
+            .await
+            .map_err(|_| AskError::Late { path: self.socket.clone(), limit: CONNECT, sent: false })?
+            .map_err(broken)?;
+        Ok(AgentClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES))
+    }
+
+    fn status(&self, status: Status, limit: Duration) -> AskError {
+        let path = self.socket.clone();
+        match status.code() {
+            Code::DeadlineExceeded => AskError::Late { path, limit, sent: true },
+            Code::Unimplemented => AskError::Version { path, source: None },
+            Code::PermissionDenied | Code::Unauthenticated => AskError::Permission { path },
+            Code::Cancelled
+            | Code::Unavailable
+            | Code::Unknown
+            | Code::Aborted
+            | Code::DataLoss
+            | Code::Internal => AskError::Broken { path, source: Box::new(status) },
+            Code::Ok
+            | Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::ResourceExhausted
+            | Code::FailedPrecondition
+            | Code::OutOfRange => AskError::TurnedDown { path, source: Box::new(status) },
+        }
+    }
+}
+
+/// Whether a question may change something: then a lost answer is an unknown outcome.
+#[must_use]
+pub const fn changes(ask: &Ask) -> bool {
+    match ask {
+        Ask::Status
+        | Ask::Why { .. }
+        | Ask::Run { .. }
+        | Ask::Audit { .. }
+        | Ask::AuditVerify
+        | Ask::AuditHash { .. }
+        | Ask::Nodes => false,
+        Ask::Apply { dry_run, .. } => !*dry_run,
+        Ask::Failover(ask) => !ask.dry_run,
+        Ask::Form
+        | Ask::Adopt { .. }
+        | Ask::Abort { .. }
+        | Ask::Retry { .. }
+        | Ask::Rejoin { .. }
+        | Ask::Pause { .. }
+        | Ask::Resume { .. }
+        | Ask::Ack { .. }
+        | Ask::NodeAdd { .. }
+        | Ask::NodeRemove { .. } => true,
+    }
+}

@@ -1,0 +1,250 @@
+//! The first lines of `mesh status`: one sentence that says how it is, and what to type next.
+
+use mesh_proto::command::Verdict;
+use mesh_proto::operator::{GroupStatus, InstanceStatus, StatusView};
+use mesh_proto::run::{Phase, Run, RunKind, StuckCause};
+
+use super::text::{Tone, count};
+
+/// How bad it is: worse is greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Everything is as it should be.
+    Ok,
+    /// It serves; something is worth looking at.
+    Attention,
+    /// Mesh is at work.
+    Working,
+    /// Nobody can say how it is.
+    Unknown,
+    /// A person is needed.
+    Bad,
+}
+
+impl Level {
+    /// As color.
+    pub const fn tone(self) -> Tone {
+        match self {
+            Self::Ok => Tone::Good,
+            Self::Attention | Self::Working | Self::Unknown => Tone::Warn,
+            Self::Bad => Tone::Bad,
+        }
+    }
+}
+
+/// One sentence and the next step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Headline {
+    /// How bad.
+    pub level: Level,
+    /// A word or two in capitals.
+    pub word: &'static str,
+    /// The sentence.
+    pub says: String,
+    /// What to type, or what to wait for; empty when there is nothing to do.
+    pub next: String,
+}
+
+fn headline(level: Level, word: &'static str, says: impl Into<String>, next: impl Into<String>) -> Headline {
+    Headline { level, word, says: says.into(), next: next.into() }
+}
+
+/// The sentence about the mesh itself, when there is one to say before any group's.
+pub fn of_mesh(view: &StatusView) -> Option<Headline> {
+    if view.mesh.is_none() {
+        return Some(headline(
+            Level::Bad,
+            "NOT FORMED",
+            format!("agent {} runs, but its mesh has not been formed yet", view.agent),
+            "when every voter's agent runs, once, on one of them: mesh form",
+        ));
+    }
+    if view.leader.is_none() {
+        return Some(headline(
+            Level::Bad,
+            "NO LEADER",
+            format!(
+                "agent {} knows of no leader: nothing is decided, and what follows may be old",
+                view.agent
+            ),
+            "elections end within seconds; if this stays, a majority of the voters is down or cut off:\n\
+             look at `systemctl status mesh-agent` there (a primary keeps serving while its guard reaches a majority)",
+        ));
+    }
+    if view.groups.is_empty() {
+        return Some(headline(
+            Level::Attention,
+            "EMPTY",
+            "the mesh is formed, and has no groups yet".to_owned(),
+            "mesh apply -f orders.toml",
+        ));
+    }
+    None
+}
+
+/// The sentence about a group.
+pub fn of_group(group: &GroupStatus) -> Headline {
+    let name = &group.group;
+    if let Some(run) = group.run.as_ref().filter(|run| !run.phase.is_final()) {
+        return of_run(group, run);
+    }
+    let primary = group.primary.as_ref().map_or("no primary", |primary| primary.as_str());
+    let says = |text: &str| format!("{name}: {text}");
+    let summary = says(&group.verdict.summary);
+    let plan = format!("mesh why --group {name}");
+    let manual = if group.automatic {
+        plan.clone()
+    } else {
+        format!("this group is not automatic: mesh plan --group {name} --site SITE, then mesh failover")
+    };
+    match group.verdict.verdict {
+        Verdict::Unfounded => headline(
+            Level::Attention,
+            "NO PRIMARY YET",
+            summary,
+            match group.instances.first() {
+                Some(first) => format!("name the first primary: mesh adopt {} --group {name}", first.name),
+                None => format!("name its instances: mesh apply -f {name}.toml"),
+            },
+        ),
+        Verdict::Blind => headline(
+            Level::Unknown,
+            "BLIND",
+            summary,
+            format!("this says nothing about {primary}: bring the agents back that do not answer (below)"),
+        ),
+        Verdict::Down => headline(Level::Bad, "DOWN", summary, blocked_next(group, &manual)),
+        Verdict::DownNoCandidate => headline(
+            Level::Bad,
+            "DOWN",
+            summary,
+            format!("bring {primary} or a standby back; {plan} says why none may be promoted"),
+        ),
+        Verdict::Isolated => headline(Level::Bad, "ISOLATED", summary, blocked_next(group, &manual)),
+        Verdict::UnreachableButStreaming => headline(Level::Attention, "WATCHING", summary, plan),
+        Verdict::Suspect => headline(Level::Attention, "SUSPECT", summary, plan),
+        Verdict::Healthy => healthy(group, primary),
+    }
+}
+
+fn healthy(group: &GroupStatus, primary: &str) -> Headline {
+    let name = &group.group;
+    let serving = format!("{name}: {primary} is the primary (epoch {})", group.epoch);
+    if group.pause.is_some() {
+        return headline(
+            Level::Attention,
+            "PAUSED",
+            format!("{serving}, and will not be failed over"),
+            format!("mesh resume --group {name}"),
+        );
+    }
+    let following = group.instances.iter().filter(|instance| follows(instance)).count();
+    let wanted = group.instances.len().saturating_sub(1);
+    if let Some(why) = &group.blocked {
+        let says = format!("{serving}; automatic failover is blocked: {why}");
+        return headline(
+            Level::Attention,
+            "BLOCKED",
+            says,
+            blocked_next(group, &format!("mesh why --group {name}")),
+        );
+    }
+    if following < wanted {
+        let says = format!("{serving}; {following} of {} follow", count(wanted, "standby", "standbys"));
+        return headline(Level::Attention, "DEGRADED", says, format!("mesh why --group {name}"));
+    }
+    if !group.automatic {
+        let says =
+            format!("{serving}; {} follow; failover by hand only", count(wanted, "standby", "standbys"));
+        return headline(Level::Ok, "OK", says, "");
+    }
+    let verb = if wanted == 1 { "follows" } else { "follow" };
+    headline(Level::Ok, "OK", format!("{serving}; {} {verb}", count(wanted, "standby", "standbys")), "")
+}
+
+/// Whether a standby streams, as its own guard says.
+fn follows(instance: &InstanceStatus) -> bool {
+    instance
+        .guard
+        .as_ref()
+        .and_then(|(guard, _)| guard.receiving.as_ref())
+        .is_some_and(|receiving| receiving.streaming)
+}
+
+/// What gets a blocked group moving; `otherwise` when it is not blocked.
+fn blocked_next(group: &GroupStatus, otherwise: &str) -> String {
+    let name = &group.group;
+    if group.pause.is_some() {
+        return format!("mesh resume --group {name}");
+    }
+    if group.blocked.is_none() {
+        return otherwise.to_owned();
+    }
+    let ended = group.run.as_ref().is_some_and(|run| run.phase == Phase::Done);
+    if ended {
+        // After a failover of its own the mesh waits for a person: the hold-down.
+        return format!("look at what happened (mesh why --group {name}), then: mesh ack --group {name}");
+    }
+    otherwise.to_owned()
+}
+
+fn of_run(group: &GroupStatus, run: &Run) -> Headline {
+    let (name, id) = (&group.group, run.id);
+    let what = match run.plan.kind {
+        RunKind::Failover => "failover",
+        RunKind::Switchover => "switchover",
+    };
+    match (&run.phase, &run.stuck) {
+        (Phase::Stuck, Some((cause, detail))) => {
+            headline(Level::Bad, "STUCK", format!("{name}: {what} {id}: {detail}"), way_out(run, *cause))
+        }
+        (Phase::Stuck, None) => headline(
+            Level::Bad,
+            "STUCK",
+            format!("{name}: {what} {id} cannot go on"),
+            format!("mesh why --group {name}"),
+        ),
+        _ => {
+            let to = run.promotion.as_ref().map(|promotion| promotion.instance.to_string());
+            let to = to.unwrap_or_else(|| {
+                let names: Vec<_> = run.plan.candidates.iter().map(ToString::to_string).collect();
+                names.join(" or ")
+            });
+            headline(
+                Level::Working,
+                "RUNNING",
+                format!("{name}: {what} {id} from {} to {to} is {}", run.plan.from, run.phase),
+                format!("mesh run {id} --follow"),
+            )
+        }
+    }
+}
+
+/// The commands that lead out of being stuck, by cause.
+pub fn way_out(run: &Run, cause: StuckCause) -> String {
+    let id = run.id;
+    let retry = format!("mesh retry {id} --reason \"…\"");
+    let way = match cause {
+        StuckCause::NoCandidate => format!(
+            "bring a standby back, then: {retry}\n\
+             or let {} open again: mesh abort {id} --reason \"…\"",
+            run.plan.from
+        ),
+        StuckCause::PromotionFailed => {
+            let instance = run.promotion.as_ref().map_or("the candidate", |p| p.instance.as_str());
+            format!("mend {instance} (its server log says why it does not open), then: {retry}")
+        }
+        StuckCause::RouteFailed => {
+            format!(
+                "the new primary serves, but clients do not reach it: mend the load balancer, then: {retry}"
+            )
+        }
+        StuckCause::ProofFailed => {
+            format!("the new primary serves; find out why a write through the route fails, then: {retry}")
+        }
+        StuckCause::ReopenFailed => {
+            format!("mend {} (its guard's log says why it does not open), then: {retry}", run.ending_instance)
+        }
+    };
+    format!("{way}\nrunbook: {}", cause.slug())
+}

@@ -1,0 +1,13 @@
+//! Values to text, and nothing else: no clock, no terminal, no agent. What a person sees is tested by golden files.
+
+mod headline;
+mod run;
+mod status;
+mod story;
+mod table;
+mod text;
+
+pub use run::{Progress, plan, run, run_heading, run_summary};
+pub use status::{nodes, status};
+pub use story::{audit, audit_report, verified, why};
+pub use text::Look;

@@ -1,0 +1,268 @@
+//! `mesh status` and `mesh node list`.
+
+use mesh_proto::Millis;
+use mesh_proto::evidence::{GuardStatus, ProcessState, Sighting, WriteProbe};
+use mesh_proto::operator::{GroupStatus, InstanceStatus, NodeView, RouteStatus, StatusView};
+
+use super::headline::{self, Level};
+use super::table::Table;
+use super::text::{self, Look, Tone};
+
+/// Everything that an operator needs first: the verdict, what to do, then what it rests on.
+#[must_use]
+pub fn status(view: &StatusView, look: &Look) -> String {
+    let mut lines: Vec<_> = headline::of_mesh(view).into_iter().collect();
+    let no_leader = view.leader.is_none();
+    let mut of_groups: Vec<_> = view.groups.iter().map(headline::of_group).collect();
+    // What is worst stands first; groups of one level keep the order of their names.
+    of_groups.sort_by_key(|line| std::cmp::Reverse(line.level));
+    lines.extend(of_groups);
+    let mut out = String::new();
+    for line in &lines {
+        // Without a leader what is known of groups is old: said, but not in green.
+        let stale = no_leader && line.level == Level::Ok;
+        let (tone, word) = if stale { (Tone::Dim, "LAST KNOWN") } else { (line.level.tone(), line.word) };
+        out.push_str(&look.labelled(tone, &format!("{word}  "), &line.says));
+        if !line.next.is_empty() {
+            out.push_str(&look.labelled(Tone::Dim, "  next: ", &line.next));
+        }
+    }
+    for trouble in &view.troubles {
+        out.push_str(&look.labelled(Tone::Bad, &format!("AGENT {}  ", view.agent), trouble));
+    }
+    for group in &view.groups {
+        out.push('\n');
+        out.push_str(&of_group(group, look));
+    }
+    if !view.nodes.is_empty() {
+        out.push('\n');
+        out.push_str(&agents(view, look));
+    }
+    out.push('\n');
+    let mesh = view.mesh.as_ref().map_or_else(|| "no mesh".to_owned(), |mesh| format!("mesh {mesh}"));
+    let asked = format!("{mesh}, as agent {} saw it at {}", view.agent, text::moment(view.at));
+    out.push_str(&look.paint(Tone::Dim, &asked));
+    out.push('\n');
+    out
+}
+
+fn of_group(group: &GroupStatus, look: &Look) -> String {
+    let mode = if group.automatic { "automatic" } else { "by hand" };
+    let (fresh, expected) = group.observers;
+    let heading = format!(
+        "group {}   epoch {}   {}   {mode}   observers {fresh} of {expected}   lease {}   spec {}",
+        group.group,
+        group.epoch,
+        group.verdict.verdict,
+        text::length(group.timing.lease),
+        group.version
+    );
+    let mut out = format!("{heading}\n");
+    if let Some((reason, length)) = &group.pause {
+        let paused = format!("for at most {}: {reason}", text::length(*length));
+        out.push_str(&look.labelled(Tone::Warn, "  paused   ", &paused));
+    }
+    if let Some(why) = group.blocked.as_ref().or(group.verdict.blocked.as_ref()) {
+        out.push_str(&look.labelled(Tone::Warn, "  blocked  ", why));
+    }
+    let mut table =
+        Table::with_heading(&["instance", "site", "role", "state", "epoch", "lease", "lag", "seen by"]);
+    for instance in &group.instances {
+        table.row(instance_row(group, instance));
+    }
+    out.push_str(&table.text(look, 2));
+    for instance in &group.instances {
+        for (tone, note) in notes(instance) {
+            out.push_str(&look.labelled(tone, &format!("  ! {}: ", instance.name), &note));
+        }
+    }
+    for route in &group.routes {
+        out.push_str(&route_line(group, route, look));
+    }
+    out
+}
+
+fn instance_row(group: &GroupStatus, instance: &InstanceStatus) -> Vec<(Tone, String)> {
+    let primary = group.primary.as_ref() == Some(&instance.name);
+    let guard = instance.guard.as_ref();
+    let role = if primary { "primary" } else { "standby" };
+    let held = guard.and_then(|(guard, age)| guard.lease.map(|lease| (lease, *age)));
+    let epoch = match (held, guard, &instance.lease) {
+        (Some((lease, _)), _, _) => lease.term.epoch.to_string(),
+        (None, Some((guard, _)), _) => guard.gate.to_string(),
+        (None, None, Some(lease)) => lease.term.epoch.to_string(),
+        (None, None, None) => "-".to_owned(),
+    };
+    let lease = match held.map(|(lease, age)| lease.remaining.minus(age)) {
+        Some(Millis(0)) => (Tone::Bad, "over".to_owned()),
+        Some(left) => (Tone::Plain, text::length(left)),
+        None if primary => (Tone::Bad, "none".to_owned()),
+        None => (Tone::Dim, "-".to_owned()),
+    };
+    let lag = match instance.lag_bytes {
+        _ if primary => (Tone::Dim, "-".to_owned()),
+        Some(lag) => (Tone::Plain, text::bytes(lag)),
+        None => (Tone::Dim, "?".to_owned()),
+    };
+    vec![
+        (Tone::Plain, instance.name.to_string()),
+        (Tone::Plain, instance.site.to_string()),
+        (Tone::Plain, role.to_owned()),
+        match guard {
+            Some((guard, _)) => state(guard, primary),
+            None => (Tone::Bad, "guard silent".to_owned()),
+        },
+        (Tone::Plain, epoch),
+        lease,
+        lag,
+        seen_by(&instance.seen),
+    ]
+}
+
+/// What an instance does, in a word or two, and how that fits its role.
+fn state(guard: &GuardStatus, primary: bool) -> (Tone, String) {
+    let frozen = guard.frozen.is_some();
+    let streaming = guard.receiving.as_ref().is_some_and(|receiving| receiving.streaming);
+    let (tone, word) = match guard.process {
+        ProcessState::Primary if !primary => (Tone::Bad, "still runs as primary"),
+        ProcessState::Primary if guard.commit_gated => (Tone::Warn, "commits held"),
+        ProcessState::Primary => match guard.write_probe {
+            WriteProbe::Ok { .. } => (Tone::Good, "writable"),
+            WriteProbe::NotApplicable => (Tone::Warn, "not probed yet"),
+            WriteProbe::Late { .. } => (Tone::Bad, "writes hang"),
+            WriteProbe::WaitingForStandbys => (Tone::Warn, "waits for standbys"),
+            WriteProbe::Failed { .. } => (Tone::Bad, "writes fail"),
+        },
+        ProcessState::Standby if primary => (Tone::Warn, "not open yet"),
+        ProcessState::Standby if frozen => (Tone::Warn, "frozen"),
+        ProcessState::Standby if streaming => (Tone::Good, "streaming"),
+        ProcessState::Standby => (Tone::Warn, "not streaming"),
+        ProcessState::Starting => (Tone::Warn, "starting"),
+        ProcessState::Stopped if guard.receipt.is_some() => (Tone::Warn, "fenced"),
+        ProcessState::Stopped => (Tone::Bad, "stopped"),
+        ProcessState::Died => (Tone::Bad, "died"),
+        ProcessState::Unresponsive => (Tone::Bad, "does not answer"),
+        ProcessState::Unknown => (Tone::Warn, "not known yet"),
+    };
+    (tone, word.to_owned())
+}
+
+/// Who sees a working server there, and what the others see instead.
+fn seen_by(sightings: &[(mesh_proto::AgentName, Sighting)]) -> (Tone, String) {
+    let lost = |sighting: &Sighting| sighting.seen.is_lost();
+    let (bad, good): (Vec<_>, Vec<_>) = sightings.iter().partition(|(_, sighting)| lost(sighting));
+    if sightings.is_empty() {
+        return (Tone::Warn, "nobody".to_owned());
+    }
+    if bad.is_empty() {
+        let odd =
+            good.iter().filter_map(|(agent, sighting)| odd(sighting).map(|word| format!("{agent}: {word}")));
+        let odd: Vec<_> = odd.collect();
+        let all = if good.len() == 1 { "1 agent".to_owned() } else { format!("all {} agents", good.len()) };
+        return if odd.is_empty() { (Tone::Good, all) } else { (Tone::Warn, odd.join(", ")) };
+    }
+    let misses = bad.iter().map(|(agent, sighting)| {
+        let since = sighting.lost_for.map(|time| format!(" for {}", text::length(time))).unwrap_or_default();
+        format!("{agent}: {}{since}", text::seen(sighting.seen))
+    });
+    let misses: Vec<_> = misses.collect();
+    let tone = if good.is_empty() { Tone::Bad } else { Tone::Warn };
+    (tone, format!("{} of {}; {}", good.len(), sightings.len(), misses.join(", ")))
+}
+
+/// An answer that is neither a loss nor what a working server says.
+fn odd(sighting: &Sighting) -> Option<&'static str> {
+    use mesh_proto::evidence::Seen;
+    match sighting.seen {
+        Seen::Writable { .. } | Seen::ReadOnly | Seen::Refused | Seen::TimedOut | Seen::Unreachable => None,
+        Seen::Starting | Seen::Busy | Seen::AuthFailed | Seen::WrongSystem | Seen::Error | Seen::NotYet => {
+            Some(text::seen(sighting.seen))
+        }
+    }
+}
+
+fn notes(instance: &InstanceStatus) -> Vec<(Tone, String)> {
+    let mut notes = Vec::new();
+    if let Some((guard, age)) = &instance.guard {
+        notes.extend(guard.trouble.iter().map(|trouble| (Tone::Bad, trouble.clone())));
+        notes.extend(guard.busy.iter().map(|busy| (Tone::Dim, busy.clone())));
+        let downgraded = guard.downgraded.iter();
+        notes.extend(downgraded.map(|why| (Tone::Warn, format!("\"one writer\" is downgraded here: {why}"))));
+        // Guards report several times a second: an old report is news in itself.
+        if age.0 >= 2_000 {
+            notes.push((Tone::Warn, format!("its guard was last heard {} ago", text::length(*age))));
+        }
+    } else {
+        let text = format!(
+            "nothing was heard from its guard; on its host: systemctl status mesh-guard@{}",
+            instance.name
+        );
+        notes.push((Tone::Bad, text));
+    }
+    notes.extend(instance.repair.iter().map(|repair| (Tone::Warn, repair.clone())));
+    notes
+}
+
+fn route_line(group: &GroupStatus, route: &RouteStatus, look: &Look) -> String {
+    let (tone, leads) = match (&route.leads_to, route.epoch) {
+        (Some(instance), Some(epoch)) if Some(instance) == group.primary.as_ref() && epoch == group.epoch => {
+            (Tone::Plain, format!("leads to {instance}"))
+        }
+        (Some(instance), Some(epoch)) => (Tone::Bad, format!("still leads to {instance}, of epoch {epoch}")),
+        (Some(instance), None) => (Tone::Warn, format!("leads to {instance}, in an unknown epoch")),
+        (None, _) => (Tone::Warn, "leads nowhere yet".to_owned()),
+    };
+    format!("  route {} at {} {}\n", route.name, route.listen, look.paint(tone, &leads))
+}
+
+fn agents(view: &StatusView, look: &Look) -> String {
+    let voters = view.electorate.members.len();
+    let leader =
+        view.leader.as_ref().map_or_else(|| "no leader".to_owned(), |leader| format!("{leader} leads"));
+    let heading = format!(
+        "agents {}   {leader}   term {}   log {}   a majority is {} of {}",
+        view.nodes.len(),
+        view.term,
+        view.applied,
+        view.electorate.majority(),
+        text::count(voters, "voter", "voters")
+    );
+    format!("{heading}\n{}", node_table(&view.nodes, look))
+}
+
+/// `mesh node list`
+#[must_use]
+pub fn nodes(nodes: &[NodeView], look: &Look) -> String {
+    if nodes.is_empty() {
+        return "the mesh has no members yet\nnext: mesh form\n".to_owned();
+    }
+    node_table(nodes, look)
+}
+
+fn node_table(nodes: &[NodeView], look: &Look) -> String {
+    let mut table = Table::with_heading(&["agent", "site", "number", "votes", "address", "state"]);
+    for node in nodes {
+        let state = match (node.leader, node.reachable, node.report_age) {
+            (true, _, _) => (Tone::Good, "leads".to_owned()),
+            (false, Some(true), Some(age)) => {
+                (Tone::Good, format!("answers, reported {} ago", text::length(age)))
+            }
+            (false, Some(true), None) => (Tone::Warn, "answers, no report yet".to_owned()),
+            (false, Some(false), Some(age)) => {
+                (Tone::Bad, format!("silent, last report {} ago", text::length(age)))
+            }
+            (false, Some(false), None) => (Tone::Bad, "silent".to_owned()),
+            (false, None, _) => (Tone::Dim, "only the leader can tell".to_owned()),
+        };
+        let member = &node.member;
+        table.row(vec![
+            (Tone::Plain, member.agent.to_string()),
+            (Tone::Plain, member.site.to_string()),
+            (Tone::Plain, member.id.to_string()),
+            (Tone::Plain, if member.voter { "yes" } else { "no" }.to_owned()),
+            (Tone::Plain, member.address.clone()),
+            state,
+        ]);
+    }
+    table.text(look, 2)
+}
