@@ -6,6 +6,7 @@
 //! its single door), [`verdict`] (what the evidence says), [`run`] (phases of a run), [`coordinator`] (what the leader
 //! does next).
 
+pub mod lease;
 pub mod moment;
 pub mod plan;
 pub mod policy;

@@ -1,0 +1,47 @@
+//! The quorum lease: who may accept writes, until when (PROTOCOL, Granting and holding, Taking over).
+//!
+//! Three parts, each driven by whoever owns it, none of which reads a clock or touches a disk:
+//! - [`granter`]: a voter. Grants and remembers; pledges, durably, to grant no more.
+//! - [`holder`]: a guard. Counts each grant from when it sent that request; never continues a lease that lapsed.
+//! - [`takeover`]: the leader. Collects pledges of a majority and says when the lease is over everywhere.
+//!
+//! A lease is never counted by a wall clock, and no moment ever leaves the process that measured it: remainders travel.
+//!
+//! # Clocks
+//! Whoever drives these types turns two kernel clocks into one [`Moment`](crate::Moment): at each reading it adds to the
+//! last moment the *larger* of the two clocks' advances since then at a guard, the *smaller* at voters and the leader
+//! (CLOCK_BOOTTIME and CLOCK_MONOTONIC_RAW). The choice is made per advance: comparing totals since the start would let
+//! one clock's old lead hide the other's lag.
+
+pub mod granter;
+pub mod holder;
+pub mod takeover;
+
+use mesh_proto::Millis;
+
+/// How far clocks may lie: the stated assumption behind promise 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockBounds {
+    /// The drift bound rho, per mille: while one clock of the mesh counts 1000, any other counts at most this much more.
+    pub drift_per_mille: u64,
+    /// What is lost by counting in whole steps: one step where a remainder is computed, one where it is waited out.
+    pub rounding: Millis,
+}
+
+/// The bounds in force.
+///
+/// rho is 5 per mille. Slewing is out by the choice of clocks above: CLOCK_MONOTONIC_RAW is never slewed, and the larger
+/// of two at the guard, the smaller at voters and leader, can only err to the safe side. What is left is the oscillator:
+/// server crystals keep 0.1 per mille over temperature and age, and a guest's calibration of its counter is trusted by
+/// the kernel within 0.5 per mille. Two clocks that err in opposite directions by all of that differ by 1.2 per mille;
+/// four times that is 5. It costs 25 ms of a takeover at L = 2.5 s.
+pub const CLOCK_BOUNDS: ClockBounds = ClockBounds { drift_per_mille: 5, rounding: Millis(2) };
+
+impl ClockBounds {
+    /// The length that has surely passed on every other clock when this clock counted the result for `length`.
+    #[must_use]
+    pub const fn stretch(self, length: Millis) -> Millis {
+        let more = length.0.saturating_mul(self.drift_per_mille).div_ceil(1000);
+        Millis(length.0.saturating_add(more)).plus(self.rounding)
+    }
+}
