@@ -1,0 +1,8 @@
+//! Real processes on loopback addresses: PostgreSQL, HAProxy, agents, guards.
+//!
+//! Needs Debian's packages (`make deps`), no root; as root the services run under the account `postgres`. Each test
+//! raises a cluster of its own, and leaves nothing behind.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "in tests a panic is the report")]
+
+mod ground;

@@ -1,0 +1,395 @@
+//! Three sites: `east` with the primary, `dr` with a standby, `witness` without a database but with the route. What
+//! stands before mesh comes ([`Cluster::raise`]), mesh on top of it ([`Cluster::form`]), and the ways to break it.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use mesh_proto::command::Verdict;
+use mesh_proto::operator::{GroupStatus, StatusView};
+use mesh_proto::run::{Phase, Run};
+use rustix::process::Signal;
+
+use super::ground::{Ground, port};
+use super::haproxy::{Backend, Follows, Haproxy};
+use super::host::{Host, Terrain};
+use super::mesh::{self, Node};
+use super::net::Network;
+use super::postgres::{Secrets, Server};
+use super::process::{self, Said};
+use super::wait::{Look, until};
+use super::writer::Writer;
+
+/// The sites, in the order of their hosts.
+pub const SITES: [&str; 3] = ["east", "dr", "witness"];
+/// Index of the first primary's node and server.
+pub const EAST: usize = 0;
+/// Index of the first standby's node and server.
+pub const DR: usize = 1;
+/// Index of the node without a database.
+pub const WITNESS: usize = 2;
+
+/// What a cluster shall be.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// What the scratch directory is called.
+    pub name: &'static str,
+    /// Where the hosts are.
+    pub terrain: Terrain,
+    /// How HAProxy learns who the primary is.
+    pub follows: Follows,
+    /// Lines of the group spec before its instances.
+    pub spec: String,
+}
+
+/// A running cluster. Dropping it ends everything it started.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The agents and guards, one node a site.
+    pub nodes: Vec<Node>,
+    /// The databases: `pg-east`, `pg-dr`.
+    pub servers: Vec<Server>,
+    /// The route.
+    pub haproxy: Haproxy,
+    /// The binary under test.
+    pub mesh: PathBuf,
+    /// Passwords.
+    pub secrets: Secrets,
+    wanted: Wanted,
+    // Last: its drop ends what the others left.
+    ground: Ground,
+}
+
+impl Cluster {
+    /// Raises hosts, databases and HAProxy, as they are before mesh comes.
+    ///
+    /// # Errors
+    /// When a part does not come up; everything that did is ended.
+    pub async fn raise(wanted: Wanted) -> Result<Self> {
+        let ground = Ground::take(wanted.name)?;
+        let hosts = hosts(&ground, wanted.terrain).await?;
+        let secrets = Secrets::draw()?;
+        let mut servers = Vec::new();
+        for (site, host) in SITES.iter().zip(&hosts).take(2) {
+            servers.push(Server::describe(&ground, host, &format!("pg-{site}"), &secrets)?);
+        }
+        servers[EAST].found().await?;
+        servers[DR].follow(&servers[EAST]).await?;
+        let backends: Vec<Backend> = servers
+            .iter()
+            .enumerate()
+            .map(|(n, server)| Backend {
+                name: server.name.clone(),
+                ip: server.host.ip(),
+                enabled: n == EAST,
+            })
+            .collect();
+        let haproxy = Haproxy::start(&ground, &hosts[WITNESS], wanted.follows, &backends).await?;
+        let nodes = hosts
+            .iter()
+            .zip(1..)
+            .map(|(host, id)| {
+                let server = servers.iter().find(|server| server.host.name() == host.name());
+                Node::new(&ground, id, host, server.map(|server| server.name.clone()))
+            })
+            .collect();
+        Ok(Self { nodes, servers, haproxy, mesh: PathBuf::new(), secrets, wanted, ground })
+    }
+
+    /// The scratch directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.ground.dir()
+    }
+    /// The scratch directory and its reaper.
+    pub const fn ground(&mut self) -> &mut Ground {
+        &mut self.ground
+    }
+
+    /// Writes certificates and configuration; nothing is started.
+    ///
+    /// # Errors
+    /// When the product's commands refuse.
+    pub async fn prepare(&mut self) -> Result<()> {
+        self.mesh = mesh::binary(&self.ground).await?;
+        let route = self.routed();
+        mesh::configure(&self.ground, &self.mesh, &self.nodes, &self.servers, route, &self.secrets).await
+    }
+
+    /// Starts agents and guards, forms the mesh, applies the group and adopts the primary; returns once the group is
+    /// healthy.
+    ///
+    /// # Errors
+    /// When a command is refused, or the group is not healthy within 30 s; with status and logs.
+    pub async fn form(&mut self) -> Result<()> {
+        self.prepare().await?;
+        self.start_all()?;
+        let formed = self.form_group().await;
+        self.explained(formed).await
+    }
+
+    async fn form_group(&self) -> Result<()> {
+        let limit = Duration::from_secs(30);
+        until("the agents answer", limit, || async {
+            for node in &self.nodes {
+                node.status(&self.mesh).await?;
+            }
+            Ok(Look::There(()))
+        })
+        .await?;
+        self.must(EAST, &["form"]).await?;
+        let spec = mesh::spec(&self.nodes, &self.servers, self.routed(), &self.wanted.spec);
+        let file = self.ground.file("orders.toml", &spec)?;
+        self.must(EAST, &["apply", "-f", &file.display().to_string()]).await?;
+        // The guards' first reports may be on their way: adopt refuses until the instance is known.
+        until("the primary can be adopted", limit, || async {
+            let said =
+                self.nodes[EAST].ask(&self.mesh, &["adopt", "pg-east", "--group", mesh::GROUP]).await?;
+            Ok(if said.code == 0 { Look::There(()) } else { Look::NotYet(said.text()) })
+        })
+        .await?;
+        self.until_healthy("pg-east", limit).await.map(|_| ())
+    }
+
+    /// Starts every agent and guard.
+    ///
+    /// # Errors
+    /// When one cannot be started.
+    pub fn start_all(&mut self) -> Result<()> {
+        for node in &mut self.nodes {
+            node.start_agent(&self.ground, &self.mesh)?;
+            node.start_guard(&self.ground, &self.mesh)?;
+        }
+        Ok(())
+    }
+
+    /// Starts the agent and the guard of one node again, as a boot of the host would.
+    ///
+    /// # Errors
+    /// When one cannot be started.
+    pub fn boot(&mut self, node: usize) -> Result<()> {
+        self.nodes[node].start_agent(&self.ground, &self.mesh)?;
+        self.nodes[node].start_guard(&self.ground, &self.mesh)
+    }
+
+    /// Starts one agent again.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_agent(&mut self, node: usize) -> Result<()> {
+        self.nodes[node].start_agent(&self.ground, &self.mesh)
+    }
+
+    /// Starts one guard again.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_guard(&mut self, node: usize) -> Result<()> {
+        self.nodes[node].start_guard(&self.ground, &self.mesh)
+    }
+
+    /// Runs a command of mesh on a node and wants success.
+    ///
+    /// # Errors
+    /// When it ends otherwise.
+    pub async fn must(&self, node: usize, args: &[&str]) -> Result<Said> {
+        let said = self.nodes[node].ask(&self.mesh, args).await?;
+        if said.code != 0 {
+            bail!(
+                "mesh {} on {} ended with {}:\n{}",
+                args.join(" "),
+                self.nodes[node].name,
+                said.code,
+                said.text()
+            );
+        }
+        Ok(said)
+    }
+
+    /// The status, from the first agent that answers, the witness asked first.
+    ///
+    /// # Errors
+    /// When none answers.
+    pub async fn status(&self) -> Result<StatusView> {
+        let mut why = None;
+        for node in self.nodes.iter().rev().filter(|node| node.agent.is_some()) {
+            match node.status(&self.mesh).await {
+                Ok(status) => return Ok(status),
+                Err(error) => why = Some(error),
+            }
+        }
+        Err(why.unwrap_or_else(|| anyhow::anyhow!("no agent runs")))
+    }
+
+    /// The group's part of the status.
+    ///
+    /// # Errors
+    /// When nobody answers or there is no group.
+    pub async fn group(&self) -> Result<GroupStatus> {
+        let status = self.status().await?;
+        status.groups.into_iter().next().context("the mesh has no group yet")
+    }
+
+    /// Waits until `primary` serves, everybody else follows, and no run is under way.
+    ///
+    /// # Errors
+    /// When that is not so in time; with status and logs.
+    pub async fn until_healthy(&self, primary: &str, limit: Duration) -> Result<GroupStatus> {
+        let what = format!("{primary} is the healthy primary and the others follow");
+        let waited = until(&what, limit, || async {
+            let group = self.group().await?;
+            Ok(match unhealthy(&group, primary) {
+                None => Look::There(group),
+                Some(why) => Look::NotYet(why),
+            })
+        })
+        .await;
+        self.explained(waited).await
+    }
+
+    /// Waits until a run newer than `after` ended well.
+    ///
+    /// # Errors
+    /// When it ended otherwise or not in time; with status and logs.
+    pub async fn until_run_done(&self, after: Option<u64>, limit: Duration) -> Result<Run> {
+        let waited = until("a run is done", limit, || async {
+            let run = self.group().await?.run.filter(|run| after.is_none_or(|after| run.id.0 > after));
+            Ok(match run {
+                Some(run) if run.phase == Phase::Done => Look::There(run),
+                Some(run) => Look::NotYet(format!("run {} is {}", run.id, run.phase)),
+                None => Look::NotYet("no run yet".to_owned()),
+            })
+        })
+        .await;
+        self.explained(waited).await
+    }
+
+    /// Adds status and the ends of all logs to an error.
+    ///
+    /// # Errors
+    /// The error.
+    pub async fn explained<T>(&self, result: Result<T>) -> Result<T> {
+        match result {
+            Ok(value) => Ok(value),
+            Err(error) => Err(error.context(self.evidence().await)),
+        }
+    }
+
+    /// Status and the ends of all logs.
+    pub async fn evidence(&self) -> String {
+        let mut text = String::from("--- status\n");
+        for node in self.nodes.iter().rev().filter(|node| node.agent.is_some()) {
+            match node.ask(&self.mesh, &["status"]).await {
+                Ok(said) if said.code == 0 => {
+                    text.push_str(&said.out);
+                    break;
+                }
+                Ok(said) => text.push_str(&format!("{}: {}\n", node.name, said.text())),
+                Err(error) => text.push_str(&format!("{}: {error:#}\n", node.name)),
+            }
+        }
+        let logs = self.ground.dir().join("log");
+        let mut files: Vec<PathBuf> =
+            std::fs::read_dir(&logs).into_iter().flatten().flatten().map(|e| e.path()).collect();
+        files.sort();
+        for file in files {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            text.push_str(&format!("--- {name}\n{}\n", process::tail(&file, 12)));
+        }
+        text
+    }
+
+    /// A writer through the route.
+    #[must_use]
+    pub fn writer(&self) -> Writer {
+        Writer::start(self.servers[EAST].client(self.haproxy.ip, port::ROUTE), "route", 0)
+    }
+
+    /// Index of the node whose agent leads.
+    ///
+    /// # Errors
+    /// When nobody answers or no leader is known.
+    pub async fn leader(&self) -> Result<usize> {
+        let leader = self.status().await?.leader.context("no leader is known")?;
+        self.nodes
+            .iter()
+            .position(|node| node.name == leader.as_str())
+            .context("the leader is none of the nodes")
+    }
+
+    /// Loses a site: everything on its host dies at once. On loopback, where a host has no bounds, that is the
+    /// database, the guard and the agent.
+    ///
+    /// # Errors
+    /// When something survives.
+    pub async fn lose(&mut self, node: usize) -> Result<()> {
+        match self.wanted.terrain {
+            Terrain::Namespaces => self.nodes[node].host.crash().await?,
+            Terrain::Loopback => {
+                // The guard first: it must not have a chance to act on the death of the others.
+                let Node { guard, agent, .. } = &mut self.nodes[node];
+                for process in [guard, agent].into_iter().flatten() {
+                    process.signal(Signal::KILL)?;
+                }
+                if let Some(server) = self.servers.get(node) {
+                    server.signal_all(Signal::KILL)?;
+                }
+            }
+        }
+        for process in [self.nodes[node].guard.take(), self.nodes[node].agent.take()].iter_mut().flatten() {
+            process.ended(Duration::from_secs(5)).await?;
+        }
+        Ok(())
+    }
+
+    fn routed(&self) -> Option<&Haproxy> {
+        match self.wanted.follows {
+            Follows::RuntimeApi => Some(&self.haproxy),
+            Follows::HttpCheck => None,
+        }
+    }
+}
+
+async fn hosts(ground: &Ground, terrain: Terrain) -> Result<Vec<Host>> {
+    let mut hosts = Vec::new();
+    match terrain {
+        Terrain::Loopback => {
+            hosts.extend(SITES.iter().zip(1..).map(|(site, n)| Host::on_loopback(ground, site, n)));
+        }
+        Terrain::Namespaces => {
+            let mut network = Network::raise(ground).await?;
+            for (site, n) in SITES.iter().zip(1..) {
+                hosts.push(Host::in_namespace(ground, &mut network, site, n).await?);
+            }
+        }
+    }
+    Ok(hosts)
+}
+
+/// Why the group is not as it should be; `None` when it is.
+fn unhealthy(group: &GroupStatus, primary: &str) -> Option<String> {
+    let found = group.primary.as_ref().map_or("nobody", |name| name.as_str());
+    if found != primary {
+        return Some(format!("the primary is {found}"));
+    }
+    if group.verdict.verdict != Verdict::Healthy {
+        return Some(format!("the verdict is {}: {}", group.verdict.verdict, group.verdict.summary));
+    }
+    if let Some(run) = group.run.as_ref().filter(|run| !run.phase.is_final()) {
+        return Some(format!("run {} is {}", run.id, run.phase));
+    }
+    group.instances.iter().find_map(|instance| {
+        let Some((guard, _)) = &instance.guard else {
+            return Some(format!("the guard of {} is silent", instance.name));
+        };
+        let well = match instance.name.as_str() == primary {
+            true => guard.lease.is_some(),
+            false => guard.receiving.as_ref().is_some_and(|receiving| receiving.streaming),
+        };
+        if well {
+            None
+        } else {
+            Some(format!("{} is {:?}, busy: {:?}", instance.name, guard.process, guard.busy))
+        }
+    })
+}

@@ -1,0 +1,289 @@
+//! Mesh on the lab's hosts: the binary, certificates, configuration files, agents and guards as separate processes,
+//! and the command line. Everything is done through the product's own commands, as an operator would.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use mesh_proto::audit::AuditRecord;
+use mesh_proto::operator::{RunView, StatusView};
+use serde::de::DeserializeOwned;
+
+use super::ground::{Ground, MARK, port};
+use super::haproxy::{self, Haproxy};
+use super::host::Host;
+use super::postgres::{PROBE, REPL, Secrets, Server};
+use super::process::{Process, Said, command, must, run};
+
+/// Name of the mesh.
+pub const MESH: &str = "lab";
+/// Name of the group.
+pub const GROUP: &str = "orders";
+/// Name of the route.
+pub const ROUTE: &str = "orders-db";
+const SOON: Duration = Duration::from_secs(20);
+/// A command that follows a run to its end.
+const RUN: Duration = Duration::from_secs(60);
+
+/// One host's part of the mesh.
+#[derive(Debug)]
+pub struct Node {
+    /// Raft number.
+    pub id: u64,
+    /// Name of the agent, and of its site.
+    pub name: String,
+    /// Its host.
+    pub host: Host,
+    /// Its configuration file.
+    pub config: PathBuf,
+    /// The agent's socket for the command line.
+    pub socket: PathBuf,
+    /// Its instance, if it has one.
+    pub instance: Option<String>,
+    /// The agent, while it runs.
+    pub agent: Option<Process>,
+    /// The guard, while it runs.
+    pub guard: Option<Process>,
+}
+
+/// The binary under test: `MESH_BIN`, else the one of this build, which cargo is asked to bring up to date first.
+///
+/// # Errors
+/// When it cannot be built or is not there.
+pub async fn binary(ground: &Ground) -> Result<PathBuf> {
+    let built = match std::env::var_os("MESH_BIN") {
+        Some(path) => PathBuf::from(path),
+        None => build().await?,
+    };
+    if !built.exists() {
+        bail!("there is no {}; build it with `cargo build -p mesh-node`, or set MESH_BIN", built.display());
+    }
+    // The services' account may not be able to enter the build directory, or the home it lies in.
+    let copy = ground.folder("bin")?.join("mesh");
+    std::fs::copy(&built, &copy).with_context(|| format!("cannot copy {}", built.display()))?;
+    ground.give(&copy)?;
+    Ok(copy)
+}
+
+async fn build() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let release = own.components().any(|part| part.as_os_str() == "release");
+    let folder = own.ancestors().find(|dir| dir.ends_with("debug") || dir.ends_with("release"));
+    let folder = folder.context("cannot tell where the build directory is; set MESH_BIN")?;
+    if let Some(cargo) = std::env::var_os("CARGO") {
+        let mut build = command(cargo, ["build", "--quiet", "--package", "mesh-node", "--bin", "mesh"]);
+        if release {
+            build.arg("--release");
+        }
+        build.current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
+        must(build, Duration::from_secs(1800)).await.context("mesh does not build")?;
+    }
+    Ok(folder.join("mesh"))
+}
+
+/// Issues the certificates and writes the configuration of every node.
+///
+/// # Errors
+/// When the product's commands refuse.
+pub async fn configure(
+    ground: &Ground,
+    mesh: &Path,
+    nodes: &[Node],
+    servers: &[Server],
+    haproxy: Option<&Haproxy>,
+    secrets: &Secrets,
+) -> Result<()> {
+    let authority = ground.dir().join("ca").display().to_string();
+    let first = &nodes.first().context("a mesh needs a node")?.host;
+    must(first.command(mesh, ["ca", "init", "--dir", &authority, "--mesh", MESH]), SOON).await?;
+    let password = ground.file("probe-password", &secrets.probe)?;
+    for node in nodes {
+        let home = ground.folder(&node.name)?;
+        let out = home.join("tls").display().to_string();
+        let issue = ["ca", "issue", "--dir", &authority, "--agent", &node.name, "--out", &out];
+        must(node.host.command(mesh, issue), SOON).await?;
+        let server = servers.iter().find(|server| Some(&server.name) == node.instance.as_ref());
+        if let Some(server) = server {
+            let out = home.join("guard-tls").display().to_string();
+            let issue = ["ca", "issue", "--dir", &authority, "--guard", &server.name, "--out", &out];
+            must(node.host.command(mesh, issue), SOON).await?;
+        }
+        let haproxy = haproxy.filter(|haproxy| haproxy.ip == node.host.ip());
+        let text = config(&home, nodes, node, server, haproxy, &password);
+        ground.file(&format!("{}/mesh.toml", node.name), &text)?;
+    }
+    Ok(())
+}
+
+fn config(
+    home: &Path,
+    nodes: &[Node],
+    node: &Node,
+    server: Option<&Server>,
+    haproxy: Option<&Haproxy>,
+    password: &Path,
+) -> String {
+    let home = home.display();
+    let (name, ip) = (&node.name, node.host.ip());
+    let mut text = format!("[mesh]\nid = \"{MESH}\"\n");
+    for voter in nodes {
+        let Node { id, name, host, .. } = voter;
+        let address = format!("{}:{}", host.ip(), port::AGENT);
+        text.push_str(&format!(
+            "[[mesh.voter]]\nid = {id}\nagent = \"{name}\"\nsite = \"{name}\"\naddress = \"{address}\"\n"
+        ));
+    }
+    text.push_str(&format!(
+        "[agent]\nname = \"{name}\"\nsite = \"{name}\"\ndata_dir = \"{home}/agent\"\n\
+         listen = \"{ip}:{agent}\"\nhttp = \"{ip}:{http}\"\nsocket = \"{socket}\"\n\
+         [tls]\nca = \"{home}/tls/ca.crt\"\ncert = \"{home}/tls/agent.crt\"\nkey = \"{home}/tls/agent.key\"\n\
+         [probe]\nuser = \"{PROBE}\"\npassword_file = \"{password}\"\n",
+        agent = port::AGENT,
+        http = port::HTTP,
+        socket = node.socket.display(),
+        password = password.display(),
+    ));
+    if let Some(server) = server {
+        text.push_str(&format!(
+            "[[instance]]\nname = \"{instance}\"\ngroup = \"{GROUP}\"\ndata_dir = \"{data}\"\nbin_dir = \"{bin}\"\n\
+             port = {port}\nsocket_dir = \"{socket}\"\nsuperuser = \"postgres\"\ndatabase = \"postgres\"\n\
+             replication_user = \"{REPL}\"\nreplication_passfile = \"{passfile}\"\nguard_listen = \"{ip}:{guard}\"\n\
+             state_dir = \"{home}/guard\"\nlog_file = \"{log}\"\n\
+             cert = \"{home}/guard-tls/guard.crt\"\nkey = \"{home}/guard-tls/guard.key\"\n",
+            instance = server.name,
+            data = server.data.display(),
+            bin = server.bin.display(),
+            port = port::POSTGRES,
+            socket = server.socket.display(),
+            passfile = server.passfile.display(),
+            guard = port::GUARD,
+            log = server.log.display(),
+        ));
+    }
+    if let Some(haproxy) = haproxy {
+        text.push_str(&format!(
+            "[[haproxy]]\nbackend = \"{}\"\nsocket = \"{}\"\n",
+            haproxy::BACKEND,
+            haproxy.admin.display()
+        ));
+    }
+    text
+}
+
+/// The group spec: `settings` are its own lines, before the instances.
+#[must_use]
+pub fn spec(nodes: &[Node], servers: &[Server], haproxy: Option<&Haproxy>, settings: &str) -> String {
+    let mut text = format!("group = \"{GROUP}\"\n{settings}\n");
+    for server in servers {
+        let Some(node) = nodes.iter().find(|node| node.instance.as_ref() == Some(&server.name)) else {
+            continue;
+        };
+        let (site, ip) = (&node.name, server.host.ip());
+        text.push_str(&format!(
+            "[[instance]]\nname = \"{}\"\nsite = \"{site}\"\nagent = \"{site}\"\naddress = \"{ip}:{}\"\n\
+             guard = \"{ip}:{}\"\n",
+            server.name,
+            port::POSTGRES,
+            port::GUARD
+        ));
+    }
+    let agent = haproxy.and_then(|haproxy| nodes.iter().find(|node| node.host.ip() == haproxy.ip));
+    if let (Some(haproxy), Some(node)) = (haproxy, agent) {
+        text.push_str(&format!(
+            "[[route]]\nname = \"{ROUTE}\"\nkind = \"haproxy\"\nagent = \"{}\"\nbackend = \"{}\"\nlisten = \"{}:{}\"\n",
+            node.name,
+            haproxy::BACKEND,
+            haproxy.ip,
+            port::ROUTE
+        ));
+    }
+    text
+}
+
+impl Node {
+    /// Describes a node.
+    #[must_use]
+    pub fn new(ground: &Ground, id: u64, host: &Host, instance: Option<String>) -> Self {
+        let home = ground.dir().join(host.name());
+        Self {
+            id,
+            name: host.name().to_owned(),
+            host: host.clone(),
+            config: home.join("mesh.toml"),
+            socket: home.join("mesh.sock"),
+            instance,
+            agent: None,
+            guard: None,
+        }
+    }
+
+    /// Starts the agent.
+    ///
+    /// # Errors
+    /// When it cannot be started; that it then ends is seen by asking it.
+    pub fn start_agent(&mut self, ground: &Ground, mesh: &Path) -> Result<()> {
+        let config = self.config.display().to_string();
+        let name = format!("agent-{}", self.name);
+        let command = self.host.command(mesh, ["agent", "--config", &config]);
+        self.agent = Some(Process::start(&name, command, &ground.log(&name))?);
+        Ok(())
+    }
+
+    /// Starts the guard, if there is an instance.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_guard(&mut self, ground: &Ground, mesh: &Path) -> Result<()> {
+        let Some(instance) = &self.instance else { return Ok(()) };
+        let config = self.config.display().to_string();
+        let name = format!("guard-{instance}");
+        let command = self.host.command(mesh, ["guard", "--config", &config, "--instance", instance]);
+        self.guard = Some(Process::start(&name, command, &ground.log(&name))?);
+        Ok(())
+    }
+
+    /// Asks this node's agent on the command line.
+    ///
+    /// # Errors
+    /// When the command cannot be run or does not end within a minute.
+    pub async fn ask(&self, mesh: &Path, args: &[&str]) -> Result<Said> {
+        let mut asking = command(mesh, ["--socket".as_ref(), self.socket.as_os_str()]);
+        asking.args(args).env(MARK, self.config.parent().and_then(Path::parent).unwrap_or(Path::new("/")));
+        run(asking, RUN).await
+    }
+
+    /// Asks for JSON.
+    ///
+    /// # Errors
+    /// As [`Self::ask`], and when the command fails or its answer is not understood.
+    pub async fn json<T: DeserializeOwned>(&self, mesh: &Path, args: &[&str]) -> Result<T> {
+        let said = self.ask(mesh, &[&["--json"], args].concat()).await?;
+        if said.code != 0 {
+            bail!("mesh {} on {} ended with {}: {}", args.join(" "), self.name, said.code, said.text());
+        }
+        serde_json::from_str(&said.out)
+            .with_context(|| format!("mesh {} answered something else: {}", args.join(" "), said.out.trim()))
+    }
+
+    /// `mesh status`
+    ///
+    /// # Errors
+    /// As [`Self::json`].
+    pub async fn status(&self, mesh: &Path) -> Result<StatusView> {
+        self.json(mesh, &["status"]).await
+    }
+    /// `mesh run`: the newest run.
+    ///
+    /// # Errors
+    /// As [`Self::json`].
+    pub async fn newest_run(&self, mesh: &Path) -> Result<RunView> {
+        self.json(mesh, &["run"]).await
+    }
+    /// `mesh audit show`, from a record on.
+    ///
+    /// # Errors
+    /// As [`Self::json`].
+    pub async fn audit(&self, mesh: &Path, from: u64) -> Result<Vec<AuditRecord>> {
+        self.json(mesh, &["audit", "show", "--from", &from.to_string(), "--limit", "1000"]).await
+    }
+}

@@ -1,0 +1,230 @@
+//! A client that a user would recognise: one insert at a time through the route, reconnecting when it must, and
+//! remembering every row that was acknowledged and when.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_postgres::{Client, Config, NoTls};
+
+/// Pause between two inserts.
+const PERIOD: Duration = Duration::from_millis(5);
+/// Pause before a reconnect.
+const RECONNECT: Duration = Duration::from_millis(20);
+/// A client gives up a connection attempt, or a statement, after this long.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// A gap shorter than this is no outage: a checkpoint on a slow disk can cause it.
+const NOTEWORTHY: Duration = Duration::from_millis(100);
+
+/// One acknowledged insert.
+#[derive(Debug, Clone, Copy)]
+pub struct Ack {
+    /// The row.
+    pub id: i64,
+    /// When the client heard of it.
+    pub at: Instant,
+}
+
+/// An interruption as the client saw it.
+#[derive(Debug, Clone, Copy)]
+pub struct Outage {
+    /// From the fault to the first acknowledgement after the longest gap.
+    pub from_fault: Duration,
+    /// The longest gap between two acknowledgements.
+    pub gap: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    acks: Vec<Ack>,
+    errors: Vec<(Instant, String)>,
+}
+
+/// A writer at work.
+#[derive(Debug)]
+pub struct Writer {
+    seen: Arc<Mutex<Seen>>,
+    stop: watch::Sender<bool>,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Starts writing where `config` leads; rows are numbered from `first`, and carry `name`.
+    #[must_use]
+    pub fn start(mut config: Config, name: &'static str, first: i64) -> Self {
+        config
+            .connect_timeout(PATIENCE)
+            .tcp_user_timeout(PATIENCE)
+            .keepalives_idle(PATIENCE)
+            .options("-c statement_timeout=1000")
+            .application_name("lab_writer");
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let (stop, stopped) = watch::channel(false);
+        let task = tokio::spawn(write(config, name, first, Arc::clone(&seen), stopped));
+        Self { seen, stop, task: Some(task) }
+    }
+
+    /// How many rows were acknowledged so far.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.with(|seen| seen.acks.len())
+    }
+    /// When the newest acknowledgement came.
+    #[must_use]
+    pub fn newest(&self) -> Option<Instant> {
+        self.with(|seen| seen.acks.last().map(|ack| ack.at))
+    }
+    /// What the client was told last when it failed.
+    #[must_use]
+    pub fn last_error(&self) -> Option<(Instant, String)> {
+        self.with(|seen| seen.errors.last().cloned())
+    }
+    /// The acknowledgements after a moment.
+    #[must_use]
+    pub fn after(&self, moment: Instant) -> Vec<Ack> {
+        self.with(|seen| seen.acks.iter().filter(|ack| ack.at > moment).copied().collect())
+    }
+
+    /// Waits until writes flow again after a fault at `fault`, and says how long they did not. A fault that nobody
+    /// notices has an outage of zero after `quiet`.
+    ///
+    /// # Errors
+    /// When no write flows within `limit` of the fault.
+    pub async fn outage(&self, fault: Instant, quiet: Duration, limit: Duration) -> Result<Outage> {
+        let settle = Duration::from_secs(1);
+        loop {
+            let now = Instant::now();
+            if let Some((outage, since)) = self.longest_gap(fault) {
+                let flows = self.newest().is_some_and(|at| now - at < Duration::from_millis(200));
+                let noticed = outage.gap > NOTEWORTHY && now - since > settle;
+                if flows && (noticed || now - fault > quiet) {
+                    return Ok(outage);
+                }
+            }
+            let told = self.last_error().map_or_else(|| "nothing".to_owned(), |(_, text)| text);
+            if now - fault > limit {
+                anyhow::bail!(
+                    "no write flows {:.1} s after the fault; the client was told: {told}",
+                    limit.as_secs_f64()
+                );
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The longest gap after `fault`, and when it ended.
+    fn longest_gap(&self, fault: Instant) -> Option<(Outage, Instant)> {
+        self.with(|seen| {
+            // The acknowledgement just before the fault begins the gap: the client's own view knows no fault.
+            let first = seen.acks.partition_point(|ack| ack.at <= fault);
+            let mut before = first.checked_sub(1).map_or(fault, |at| seen.acks[at].at);
+            let mut longest: Option<(Outage, Instant)> = None;
+            for ack in &seen.acks[first..] {
+                let gap = ack.at - before;
+                if longest.is_none_or(|(outage, _)| gap > outage.gap) {
+                    longest = Some((Outage { from_fault: ack.at - fault, gap }, ack.at));
+                }
+                before = ack.at;
+            }
+            longest
+        })
+    }
+
+    /// Stops writing.
+    ///
+    /// # Errors
+    /// When the writing task panicked.
+    pub async fn stop(&mut self) -> Result<()> {
+        self.stop.send_replace(true);
+        match self.task.take() {
+            Some(task) => task.await.context("the writer panicked"),
+            None => Ok(()),
+        }
+    }
+
+    /// Acknowledged rows that are not among those of the surviving primary.
+    #[must_use]
+    pub fn lost(&self, survived: &HashSet<i64>) -> Vec<i64> {
+        self.with(|seen| seen.acks.iter().map(|ack| ack.id).filter(|id| !survived.contains(id)).collect())
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&Seen) -> T) -> T {
+        look(&self.seen.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+async fn write(
+    config: Config,
+    name: &'static str,
+    first: i64,
+    seen: Arc<Mutex<Seen>>,
+    mut stopped: watch::Receiver<bool>,
+) {
+    let mut id = first;
+    let mut session: Option<Session> = None;
+    while !*stopped.borrow() {
+        let pause = match step(&config, name, &mut session, &mut id).await {
+            Ok(()) => {
+                let ack = Ack { id, at: Instant::now() };
+                seen.lock().unwrap_or_else(PoisonError::into_inner).acks.push(ack);
+                PERIOD
+            }
+            Err(error) => {
+                session = None;
+                let told = (Instant::now(), format!("{error:#}"));
+                seen.lock().unwrap_or_else(PoisonError::into_inner).errors.push(told);
+                RECONNECT
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = stopped.changed() => {}
+        }
+    }
+}
+
+async fn step(config: &Config, name: &str, session: &mut Option<Session>, id: &mut i64) -> Result<()> {
+    let open = match session {
+        Some(open) => open,
+        None => session.insert(Session::open(config).await?),
+    };
+    // Never the same number twice: a row whose insert failed may yet be there.
+    *id += 1;
+    let row: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [id, &name];
+    let insert = open.client.execute("INSERT INTO lab (id, writer) VALUES ($1, $2)", &row);
+    tokio::time::timeout(PATIENCE, insert).await.context("no answer to an insert within 1 s")??;
+    Ok(())
+}
+
+/// A connection and the task that drives it.
+pub(super) struct Session {
+    pub(super) client: Client,
+    driver: JoinHandle<()>,
+}
+
+impl Session {
+    pub(super) async fn open(config: &Config) -> Result<Self> {
+        let connect = tokio::time::timeout(PATIENCE, config.connect(NoTls));
+        let (client, connection) = connect.await.context("no connection within 1 s")??;
+        // An error of the connection shows in the query that waits for it.
+        let driver = tokio::spawn(async move { drop(connection.await) });
+        Ok(Self { client, driver })
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
