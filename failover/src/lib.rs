@@ -6,8 +6,10 @@
 //! its single door), [`verdict`] (what the evidence says), [`run`] (phases of a run), [`coordinator`] (what the leader
 //! does next).
 
+pub mod coordinator;
 pub mod lease;
 pub mod moment;
+pub mod mutants;
 pub mod plan;
 pub mod policy;
 pub mod run;

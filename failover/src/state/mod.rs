@@ -205,6 +205,19 @@ impl Group {
 }
 
 impl MeshState {
+    /// A copy without the audit, to try out on it what entries would do.
+    #[must_use]
+    pub fn without_audit(&self) -> Self {
+        Self {
+            mesh: self.mesh.clone(),
+            members: self.members.clone(),
+            retired: self.retired.clone(),
+            electorate: self.electorate.clone(),
+            groups: self.groups.clone(),
+            audit: Audit::default(),
+        }
+    }
+
     /// The members in a fixed order.
     #[must_use]
     pub fn member_list(&self) -> Vec<MemberRecord> {

@@ -1,0 +1,284 @@
+//! The fencing phase: a proof that the old primary cannot acknowledge any more, and a candidate whose position is final.
+//! Both are gathered at the same time; the promotion is committed as soon as both are there.
+
+use mesh_proto::command::Command;
+use mesh_proto::effect::{Effect, Finding, Outcome};
+use mesh_proto::lease::{Expiry, Proof, Receipt};
+use mesh_proto::run::{Run, RunKind, Signal, StuckCause};
+use mesh_proto::{Lsn, Millis};
+
+use super::decide::Step;
+use super::phases::{signal, stuck};
+use super::steps::{Standing, find, finding};
+use super::{Context, Driver};
+use crate::mutants::Mutant;
+use crate::plan::candidates::{best, primary_position};
+use crate::plan::{Candidate, assess};
+use crate::state::{Group, MeshState};
+
+impl Driver {
+    pub(super) fn fencing(
+        &mut self,
+        context: &Context<'_>,
+        state: &MeshState,
+        group: &Group,
+        run: &Run,
+    ) -> Step {
+        let planned = run.plan.kind == RunKind::Switchover && run.takeovers == 1 && run.promotion.is_none();
+        if planned {
+            match self.hand_over(context, group, run) {
+                HandOver::Step(step) => return step,
+                // The old primary vanished in the middle: from here on it is a failover.
+                HandOver::Lost => {}
+            }
+        }
+        self.fence_and_freeze(context, state, group, run)
+    }
+
+    /// The receipt for the lease being ended, from a step's result or from the guard itself.
+    pub(super) fn receipt(&self, context: &Context<'_>, group: &Group, run: &Run) -> Option<Receipt> {
+        let lease = group.leases.get(&run.ending_instance)?;
+        let fits = |receipt: &&Receipt| {
+            receipt.term == lease.term
+                && receipt.guard == lease.guard
+                && receipt.data == lease.data
+                && receipt.key.instance == run.ending_instance
+        };
+        let from_steps = run.steps.values().find_map(|step| match &step.outcome {
+            Some(Outcome::Done(Finding::Fenced(receipt))) => Some(receipt).filter(fits),
+            Some(Outcome::Done(_) | Outcome::Refused { .. } | Outcome::Unknown { .. }) | None => None,
+        });
+        let heard = || {
+            context.heard.guard(&group.spec.group, &run.ending_instance)?.said.receipt.as_ref().filter(fits)
+        };
+        from_steps.or_else(heard).cloned()
+    }
+
+    fn hand_over(&mut self, context: &Context<'_>, group: &Group, run: &Run) -> HandOver {
+        let stop = Effect::HandOver { instance: run.ending_instance.clone(), term: run.ending };
+        let receipt = self.receipt(context, group, run);
+        let shutdown_at = match (&receipt, find(run, &stop).map(|(_, step)| &step.outcome)) {
+            (Some(receipt), _) => match receipt.shutdown_at {
+                Some(at) => at,
+                // Fenced, but not cleanly: where its WAL ends is not known.
+                None => return HandOver::Lost,
+            },
+            (None, None) => return HandOver::Step(self.start(group, run, &[stop])),
+            (None, Some(None)) => {
+                // The lease cannot outlive the pledges; when it must be over, so is the hand-over.
+                let over = self.in_phase(context) > group.timing.lease.plus(group.largest_fence);
+                return if over { HandOver::Lost } else { HandOver::Step(Step::Rest) };
+            }
+            (None, Some(Some(Outcome::Refused { detail, .. }))) => {
+                let why = format!("the hand-over was refused: {detail}");
+                return HandOver::Step(Step::Go(vec![signal(group, run, Signal::PrimaryReturned, &why)]));
+            }
+            (None, Some(Some(Outcome::Done(_) | Outcome::Unknown { .. }))) => return HandOver::Lost,
+        };
+        HandOver::Step(self.confirm(context, group, run, shutdown_at, receipt))
+    }
+
+    /// The target must have everything up to the shutdown checkpoint; else the old primary opens again, nothing lost.
+    fn confirm(
+        &mut self,
+        context: &Context<'_>,
+        group: &Group,
+        run: &Run,
+        at: Lsn,
+        receipt: Option<Receipt>,
+    ) -> Step {
+        let Some(target) = run.plan.candidates.first() else {
+            return Step::Go(vec![signal(group, run, Signal::PrimaryReturned, "the plan has no candidate")]);
+        };
+        let wanted = [Effect::Confirm { instance: target.clone(), at }];
+        match self.standing(run, &wanted) {
+            Standing::Begin(steps) => Step::Go(vec![self.begin(group, run.id, steps)]),
+            Standing::Running if self.in_phase(context) > Millis(10_000) => {
+                let why = format!("{target} did not confirm that it has everything");
+                Step::Go(vec![signal(group, run, Signal::PrimaryReturned, &why)])
+            }
+            Standing::Running => Step::Rest,
+            Standing::Failed(why) => Step::Go(vec![signal(group, run, Signal::PrimaryReturned, &why)]),
+            Standing::Done => match (finding(run, &wanted[0]).and_then(|f| candidate(target, f)), receipt) {
+                (Some(chosen), Some(receipt)) => {
+                    Step::Go(vec![promotion(group, run, &chosen, Proof::Receipt(receipt))])
+                }
+                (None, _) | (_, None) => {
+                    let why = format!("{target} confirmed without saying where it stands");
+                    Step::Go(vec![signal(group, run, Signal::PrimaryReturned, &why)])
+                }
+            },
+        }
+    }
+
+    fn fence_and_freeze(
+        &mut self,
+        context: &Context<'_>,
+        state: &MeshState,
+        group: &Group,
+        run: &Run,
+    ) -> Step {
+        // A new leader collects pledges again before it counts on them.
+        let wanted = self.wanted(context, group, run);
+        let missing: Vec<_> = wanted.iter().filter(|effect| find(run, effect).is_none()).cloned().collect();
+        if !missing.is_empty() && self.pledged(context) {
+            return self.start(group, run, &missing);
+        }
+        let frozen = frozen(group, run);
+        let waiting = run.steps.values().any(|step| {
+            matches!(&step.effect, Effect::Freeze { generation, .. } if *generation == group.generation)
+                && step.outcome.is_none()
+        });
+        // A standby that does not answer its freeze must not hold up the others for longer than a fence may take.
+        if waiting && self.in_phase(context) < group.timing.fence {
+            return Step::Rest;
+        }
+        if !self.pledged(context) {
+            return Step::Rest;
+        }
+        let reference = primary_position(group, context.heard);
+        let asked: Vec<_> = frozen
+            .into_iter()
+            .filter(|c| {
+                run.plan
+                    .site
+                    .as_ref()
+                    .is_none_or(|s| group.instance(&c.instance).is_some_and(|i| i.site == *s))
+            })
+            .collect();
+        let timeline = reference.map(|p| p.timeline);
+        let (chosen, rejected) =
+            best(group, &asked, timeline, reference.map(|p| p.have), run.plan.accept_lag);
+        let Some(chosen) = chosen else { return self.nobody(context, group, run, &rejected) };
+        let proof = if context.mutants.has(Mutant::PromoteWithoutWaiting) {
+            Some(forged(state, run))
+        } else {
+            self.proof(context, group, run)
+        };
+        match proof {
+            Some(proof) => Step::Go(vec![promotion(group, run, chosen, proof)]),
+            None => Step::Rest,
+        }
+    }
+
+    /// What this phase wants done: every standby within reach frozen, and the old primary fenced if its guard answers.
+    fn wanted(&self, context: &Context<'_>, group: &Group, run: &Run) -> Vec<Effect> {
+        let fresh = group.timing.fresh;
+        let mut wanted = Vec::new();
+        for spec in group.spec.instances.iter().filter(|i| i.name != run.ending_instance && i.priority > 0) {
+            if context.mutants.has(Mutant::NoFreeze) {
+                break;
+            }
+            let there = context
+                .heard
+                .fresh_guard(context.now, &group.spec.group, &spec.name, fresh)
+                .is_some_and(|s| s.process == mesh_proto::evidence::ProcessState::Standby);
+            if there {
+                wanted.push(Effect::Freeze { instance: spec.name.clone(), generation: group.generation });
+            }
+        }
+        let answers =
+            context.heard.fresh_guard(context.now, &group.spec.group, &run.ending_instance, fresh).is_some();
+        if answers && self.receipt(context, group, run).is_none() {
+            wanted.push(Effect::Fence { instance: run.ending_instance.clone(), term: run.ending });
+        }
+        wanted
+    }
+
+    fn nobody(
+        &self,
+        context: &Context<'_>,
+        group: &Group,
+        run: &Run,
+        rejected: &[(mesh_proto::InstanceName, String)],
+    ) -> Step {
+        // Give standbys that just came up a moment to be frozen before concluding that there is nobody.
+        if self.in_phase(context) < group.timing.fence {
+            return Step::Rest;
+        }
+        let mut why: Vec<_> = rejected.iter().map(|(name, why)| format!("{name} {why}")).collect();
+        if why.is_empty() {
+            let standings = assess(context.now, group, context.heard, run.plan.accept_lag);
+            why = standings
+                .into_iter()
+                .map(|s| {
+                    format!("{} {}", s.instance, s.rejected.unwrap_or_else(|| "did not freeze".to_owned()))
+                })
+                .collect();
+        }
+        let why = format!("no standby can be promoted: {}", why.join("; "));
+        if self.primary_may_reopen(context, group) {
+            let back =
+                if run.promotion.is_some() { Signal::CandidateReturned } else { Signal::PrimaryReturned };
+            return Step::Go(vec![signal(group, run, back, &why)]);
+        }
+        Step::Go(vec![stuck(group, run, StuckCause::NoCandidate, &why)])
+    }
+
+    fn start(&mut self, group: &Group, run: &Run, effects: &[Effect]) -> Step {
+        match self.standing(run, effects) {
+            Standing::Begin(steps) => Step::Go(vec![self.begin(group, run.id, steps)]),
+            Standing::Running | Standing::Done | Standing::Failed(_) => Step::Rest,
+        }
+    }
+}
+
+enum HandOver {
+    Step(Step),
+    Lost,
+}
+
+/// The standbys frozen in the current generation, with where they stand.
+fn frozen(group: &Group, run: &Run) -> Vec<Candidate> {
+    let steps = run.steps.values().filter_map(|step| match (&step.effect, &step.outcome) {
+        (Effect::Freeze { instance, generation }, Some(Outcome::Done(finding)))
+            if *generation == group.generation =>
+        {
+            candidate(instance, finding)
+        }
+        _ => None,
+    });
+    steps.filter(|c| c.instance != run.ending_instance).collect()
+}
+
+fn candidate(instance: &mesh_proto::InstanceName, finding: &Finding) -> Option<Candidate> {
+    match finding {
+        Finding::Frozen { position, data, guard, system_id } => Some(Candidate {
+            instance: instance.clone(),
+            position: *position,
+            data: data.clone(),
+            guard: guard.clone(),
+            system_id: *system_id,
+        }),
+        Finding::Nothing
+        | Finding::Fenced(_)
+        | Finding::Promoted { .. }
+        | Finding::Follows { .. }
+        | Finding::Routed { .. }
+        | Finding::Proved { .. } => None,
+    }
+}
+
+fn promotion(group: &Group, run: &Run, chosen: &Candidate, proof: Proof) -> Command {
+    Command::PromotionCommitted {
+        group: group.spec.group.clone(),
+        run: run.id,
+        ends: run.ending,
+        instance: chosen.instance.clone(),
+        data: chosen.data.clone(),
+        guard: chosen.guard.clone(),
+        freeze: group.generation,
+        position: chosen.position,
+        proof,
+    }
+}
+
+/// A proof that claims to have waited: what a build without the rule would commit.
+fn forged(state: &MeshState, run: &Run) -> Proof {
+    Proof::Expired(Expiry {
+        term: run.ending,
+        pledges: state.electorate.members.iter().map(|voter| (*voter, Millis::ZERO)).collect(),
+        waited: Millis(3_600_000),
+        electorate: state.electorate.version,
+    })
+}

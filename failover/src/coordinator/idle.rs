@@ -1,0 +1,276 @@
+//! Between runs: verdicts, the decision to fail over, operators' requests, pauses and hold-downs.
+
+use mesh_proto::command::{Command, ResumeProof, Verdict};
+use mesh_proto::lease::LeaseKey;
+use mesh_proto::run::{Actor, RunKind, Signal};
+use mesh_proto::{Millis, RunId};
+
+use super::decide::Step;
+use super::phases::signal;
+use super::{Context, Driver, Request};
+use crate::lease::CLOCK_BOUNDS;
+use crate::lease::takeover::Collector;
+use crate::plan::{self, Wish, holds};
+use crate::state::{Group, MeshState};
+use crate::verdict::Judgement;
+
+/// How long a non-durable round counts before it is repeated.
+const WILLING_LASTS: Millis = Millis(1_000);
+
+impl Driver {
+    pub(super) fn idle(&mut self, context: &Context<'_>, state: &MeshState, group: &Group) -> Step {
+        if group.primary.is_none() {
+            return Step::Rest;
+        }
+        if let Some(step) = self.pause_and_hold_down(context, group) {
+            return step;
+        }
+        let judgement = self.judgement(context, state, group);
+        let down = judgement.verdict == Verdict::Down;
+        if down && let Some(step) = self.consider_failover(context, state, group, &judgement) {
+            return step;
+        }
+        if !down {
+            self.willing = None;
+        }
+        if let Some(step) = self.record_verdict(context, state, group, judgement) {
+            return step;
+        }
+        if group.pause.is_none() && !down {
+            return self.repair(context, group);
+        }
+        Step::Rest
+    }
+
+    /// Why nothing would be done automatically, if so.
+    #[must_use]
+    pub(super) fn blocked(group: &Group) -> Option<String> {
+        if let Some(pause) = &group.pause {
+            return Some(format!("the group is paused ({}); `mesh resume` ends it", pause.reason));
+        }
+        if !group.spec.automatic {
+            return Some("the spec says automatic = false; use `mesh failover`".to_owned());
+        }
+        if let Some(run) = group.hold_down {
+            return Some(format!(
+                "hold-down of {} s after {run}; `mesh ack` ends it, `mesh failover` ignores it",
+                group.spec.hold_down_seconds
+            ));
+        }
+        None
+    }
+
+    fn consider_failover(
+        &mut self,
+        context: &Context<'_>,
+        state: &MeshState,
+        group: &Group,
+        judgement: &Judgement,
+    ) -> Option<Step> {
+        if Self::blocked(group).is_some() {
+            self.willing = None;
+            return None;
+        }
+        let wish = Wish {
+            kind: RunKind::Failover,
+            site: None,
+            instance: None,
+            actor: Actor::Mesh,
+            reason: judgement.summary.clone(),
+            accept_lag: false,
+        };
+        let plan = plan::make(context.now, group, context.heard, &wish)?;
+        // Nobody to promote: only worth a takeover if the primary itself could open again under a new lease.
+        if plan.candidates.is_empty() && !self.primary_may_reopen(context, group) {
+            self.willing = None;
+            return None;
+        }
+        let findings = plan::check(context.now, group, context.heard, &plan);
+        if findings.iter().any(|f| f != "no standby can be promoted") {
+            return None;
+        }
+        if !self.willing_majority(context, state, group) {
+            return None;
+        }
+        let name = group.spec.group.clone();
+        Some(Step::GoAndWait(vec![
+            Command::VerdictChanged { group: name, verdict: judgement.record(None) },
+            Command::RunOpened { plan },
+        ]))
+    }
+
+    /// PROTOCOL, Taking over 2: a majority reachable and willing, or nothing is poisoned.
+    fn willing_majority(&mut self, context: &Context<'_>, state: &MeshState, group: &Group) -> bool {
+        let (Some(primary), Some(lease)) = (&group.primary, group.lease()) else { return false };
+        let stale = self
+            .willing
+            .as_ref()
+            .is_none_or(|(term, _, since)| *term != lease.term || context.now.since(*since) > WILLING_LASTS);
+        if stale {
+            let key = LeaseKey { group: group.spec.group.clone(), instance: primary.instance.clone() };
+            let collector = Collector::new(
+                key,
+                lease.term,
+                RunId(0),
+                context.raft_term,
+                state.electorate.clone(),
+                group.largest_fence,
+                CLOCK_BOUNDS,
+            );
+            self.willing = Some((lease.term, collector, context.now));
+        }
+        self.willing.as_ref().is_some_and(|(_, collector, _)| collector.willing())
+    }
+
+    /// Records a changed verdict once it has lasted for two probe intervals.
+    fn record_verdict(
+        &mut self,
+        context: &Context<'_>,
+        state: &MeshState,
+        group: &Group,
+        judgement: Judgement,
+    ) -> Option<Step> {
+        let _ = state;
+        // A new leader has heard nobody yet: it says nothing before everybody had the time to report.
+        if context.now.since(context.since) < group.timing.fresh {
+            return None;
+        }
+        let mut judgement = judgement;
+        let mut blocked = None;
+        if judgement.verdict == Verdict::Down {
+            blocked = Self::blocked(group);
+            if blocked.is_none() {
+                let standings = plan::assess(context.now, group, context.heard, false);
+                if standings.iter().all(|s| s.rejected.is_some()) {
+                    judgement.verdict = Verdict::DownNoCandidate;
+                    let why: Vec<_> = standings
+                        .iter()
+                        .filter_map(|s| s.rejected.as_ref().map(|why| format!("{} {why}", s.instance)))
+                        .collect();
+                    blocked = Some(format!("no standby can be promoted: {}", why.join("; ")));
+                } else {
+                    blocked = Some("waiting for a majority of voters that is willing".to_owned());
+                }
+            }
+        }
+        if judgement.verdict == group.verdict.verdict && blocked == group.verdict.blocked {
+            self.verdict = None;
+            return None;
+        }
+        let since = match self.verdict {
+            Some((verdict, since)) if verdict == judgement.verdict => since,
+            Some(_) | None => {
+                self.verdict = Some((judgement.verdict, context.now));
+                context.now
+            }
+        };
+        if context.now.since(since) < group.timing.probe.times(2) {
+            return None;
+        }
+        self.verdict = None;
+        let name = group.spec.group.clone();
+        Some(Step::Go(vec![Command::VerdictChanged { group: name, verdict: judgement.record(blocked) }]))
+    }
+
+    fn pause_and_hold_down(&mut self, context: &Context<'_>, group: &Group) -> Option<Step> {
+        let name = || group.spec.group.clone();
+        if let (Some(_), Some((_, since))) = (group.hold_down, self.hold_down)
+            && context.now.since(since) >= Millis(group.spec.hold_down_seconds.saturating_mul(1_000))
+        {
+            return Some(Step::Go(vec![Command::Acknowledged { group: name() }]));
+        }
+        let (Some(pause), Some((_, since))) = (&group.pause, self.pause) else { return None };
+        let ended = |how| Some(Step::Go(vec![Command::Resumed { group: name(), pause: pause.id, how }]));
+        // The guard holds a lease that it acquired after the pause began.
+        if let Some(lease) = group.lease()
+            && lease.term.lease_no > pause.lease_no
+            && let Some(primary) = &group.primary
+            && context
+                .heard
+                .fresh_guard(context.now, &name(), &primary.instance, group.timing.fresh)
+                .is_some_and(|status| holds(status, lease.term))
+        {
+            return ended(ResumeProof::HoldsLease(lease.term.lease_no));
+        }
+        let whole = CLOCK_BOUNDS.stretch(pause.length.plus(group.timing.lease)).plus(group.largest_fence);
+        if context.now.since(since) >= whole {
+            return ended(ResumeProof::Waited(whole));
+        }
+        None
+    }
+
+    /// What operators asked for. A request that cannot be carried out any more is dropped: the asking command follows
+    /// the state and sees it.
+    pub(super) fn take_requests(
+        &mut self,
+        context: &Context<'_>,
+        state: &MeshState,
+        group: &Group,
+    ) -> Option<(Step, Actor)> {
+        let _ = state;
+        while let Some(request) = self.requests.first().cloned() {
+            let step = match &request {
+                Request::Run(wish) => self.open_for(context, group, wish),
+                Request::Resume => self.resume_step(context, group),
+                Request::Abort(run, why) => signal_for(group, *run, Signal::OperatorAbort, why),
+                Request::Retry(run, why) => {
+                    let serves = group.free_for_a_run();
+                    signal_for(group, *run, if serves { Signal::RetryRoutes } else { Signal::Retry }, why)
+                }
+                Request::Rejoin(instance) => {
+                    self.backoff.remove(&format!("instance {instance}"));
+                    None
+                }
+            };
+            self.requests.remove(0);
+            if let Some(step) = step {
+                let actor = match request {
+                    Request::Run(wish) => wish.actor,
+                    Request::Resume | Request::Abort(..) | Request::Retry(..) | Request::Rejoin(_) => {
+                        Actor::Mesh
+                    }
+                };
+                return Some((step, actor));
+            }
+        }
+        None
+    }
+
+    fn open_for(&self, context: &Context<'_>, group: &Group, wish: &Wish) -> Option<Step> {
+        let plan = plan::make(context.now, group, context.heard, wish)?;
+        plan::check(context.now, group, context.heard, &plan)
+            .is_empty()
+            .then(|| Step::GoAndWait(vec![Command::RunOpened { plan }]))
+    }
+
+    /// A pause ends once the guard holds a fresh lease number: grant one.
+    fn resume_step(&self, context: &Context<'_>, group: &Group) -> Option<Step> {
+        let pause = group.pause.as_ref()?;
+        let name = group.spec.group.clone();
+        let (Some(primary), Some(lease)) = (&group.primary, group.lease()) else {
+            let how = ResumeProof::NothingHeld;
+            return Some(Step::Go(vec![Command::Resumed { group: name, pause: pause.id, how }]));
+        };
+        if lease.term.lease_no > pause.lease_no {
+            return None;
+        }
+        let status = context.heard.fresh_guard(context.now, &name, &primary.instance, group.timing.fresh)?;
+        if status.guard != lease.guard {
+            return None;
+        }
+        Some(Step::Go(vec![Command::LeaseGranted {
+            group: name,
+            instance: primary.instance.clone(),
+            replaces: lease.term,
+            data: primary.data.clone(),
+            guard: lease.guard.clone(),
+            proof: None,
+            reason: "the pause ends".to_owned(),
+        }]))
+    }
+}
+
+fn signal_for(group: &Group, run: mesh_proto::RunId, kind: Signal, why: &str) -> Option<Step> {
+    let run = group.active_run().filter(|active| active.id == run)?;
+    Some(Step::Go(vec![signal(group, run, kind, why)]))
+}

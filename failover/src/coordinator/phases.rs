@@ -1,0 +1,400 @@
+//! What each phase of a run does, and what moves it on. Fencing has a file of its own.
+
+use mesh_proto::command::Command;
+use mesh_proto::effect::Effect;
+use mesh_proto::lease::Proof;
+use mesh_proto::run::{Actor, Phase, Run, RunKind, Signal, StuckCause};
+use mesh_proto::{GroupName, InstanceName};
+
+use super::decide::Step;
+use super::steps::Standing;
+use super::{Context, Driver, ROUTES_DEADLINE, STUCK_RETRY, TAKEOVERS_MAX};
+use crate::lease::CLOCK_BOUNDS;
+use crate::lease::takeover::Collector;
+use crate::mutants::Mutant;
+use crate::plan::assess;
+use crate::state::{Group, MeshState};
+use crate::verdict::{self, Judgement};
+
+impl Driver {
+    /// Keeps the volatile clocks of waits: when this leader saw what first.
+    pub(super) fn observe(&mut self, context: &Context<'_>, state: &MeshState, name: &GroupName) {
+        let Some(group) = state.groups.get(name) else { return };
+        let entered = group.active_run().map(|run| (run.id, run.phase, run.entered.len()));
+        match entered {
+            Some((id, phase, nth)) => {
+                let known = self.phase.is_some_and(|(i, p, n, _)| (i, p, n) == (id, phase, nth));
+                if !known {
+                    self.phase = Some((id, phase, nth, context.now));
+                }
+            }
+            None => self.phase = None,
+        }
+        match (group.hold_down, self.hold_down) {
+            (Some(run), Some((known, _))) if run == known => {}
+            (Some(run), _) => self.hold_down = Some((run, context.now)),
+            (None, _) => self.hold_down = None,
+        }
+        match (&group.pause, self.pause) {
+            (Some(pause), Some((known, _))) if pause.id == known => {}
+            (Some(pause), _) => self.pause = Some((pause.id, context.now)),
+            (None, _) => self.pause = None,
+        }
+        let term = group.lease().map(|lease| lease.term);
+        if self.lease_seen.map(|(t, _)| t) != term {
+            self.lease_seen = term.map(|t| (t, context.now));
+        }
+        self.collect(context, state, group);
+    }
+
+    /// A collector for the takeover that is open: a new leader collects again and counts again.
+    fn collect(&mut self, context: &Context<'_>, state: &MeshState, group: &Group) {
+        match &group.takeover {
+            Some(takeover) => {
+                if self.pledges.as_ref().is_none_or(|(term, _)| *term != takeover.term) {
+                    let fence = if context.mutants.has(Mutant::NoFenceBudget) {
+                        mesh_proto::Millis::ZERO
+                    } else {
+                        group.largest_fence
+                    };
+                    let collector = Collector::new(
+                        takeover.key.clone(),
+                        takeover.term,
+                        takeover.run,
+                        context.raft_term,
+                        state.electorate.clone(),
+                        fence,
+                        CLOCK_BOUNDS,
+                    );
+                    self.pledges = Some((takeover.term, collector));
+                }
+            }
+            None => self.pledges = None,
+        }
+    }
+
+    /// How long this leader has seen the run in its phase.
+    pub(super) fn in_phase(&self, context: &Context<'_>) -> mesh_proto::Millis {
+        self.phase.map_or(mesh_proto::Millis::ZERO, |(.., since)| context.now.since(since))
+    }
+
+    /// Whether a majority has pledged durably, as counted by this leader.
+    pub(super) fn pledged(&self, context: &Context<'_>) -> bool {
+        if context.mutants.has(Mutant::MinorityPledges) {
+            return self.pledges.as_ref().is_some_and(|(_, c)| !c.pledges(context.now).is_empty());
+        }
+        self.pledges.as_ref().is_some_and(|(_, c)| c.pledged())
+    }
+
+    pub(super) fn drive(&mut self, context: &Context<'_>, state: &MeshState, group: &Group) -> Step {
+        let Some(run) = group.active_run() else { return Step::Rest };
+        match run.phase {
+            Phase::Preparing => self.preparing(group, run),
+            Phase::Pledging => self.pledging(context, state, group, run),
+            Phase::Fencing => self.fencing(context, state, group, run),
+            Phase::Promoting => self.promoting(context, group, run),
+            Phase::Routing => {
+                let effects = routes(group, |route, instance| Effect::Route { route, instance });
+                self.route_phase(context, group, run, &effects, StuckCause::RouteFailed)
+            }
+            Phase::Proving => {
+                let effects = routes(group, |route, instance| Effect::Prove { route, instance });
+                self.route_phase(context, group, run, &effects, StuckCause::ProofFailed)
+            }
+            Phase::Reopening => self.reopening(context, group, run),
+            Phase::Stuck => self.stuck(context, group, run),
+            Phase::Done | Phase::Aborted => Step::Rest,
+        }
+    }
+
+    fn preparing(&mut self, group: &Group, run: &Run) -> Step {
+        let wanted = [Effect::Checkpoint { instance: run.plan.from.clone() }];
+        match self.standing(run, &wanted) {
+            Standing::Begin(steps) => Step::Go(vec![self.begin(group, run.id, steps)]),
+            Standing::Running => Step::Rest,
+            Standing::Done => Step::Go(vec![signal(group, run, Signal::StepsDone, "prepared")]),
+            Standing::Failed(why) => Step::Go(vec![signal(group, run, Signal::StepFailed, &why)]),
+        }
+    }
+
+    fn pledging(&mut self, context: &Context<'_>, state: &MeshState, group: &Group, run: &Run) -> Step {
+        // Evaluated again right before the first freeze: a primary that turned out well keeps its place.
+        if let Some(why) = self.second_thoughts(context, state, group, run) {
+            return Step::Go(vec![signal(group, run, Signal::PrimaryReturned, &why)]);
+        }
+        if self.pledged(context) {
+            let count = self.pledges.as_ref().map_or(0, |(_, c)| c.pledges(context.now).len());
+            let detail = format!("{count} of {} voters pledged", state.electorate.members.len());
+            return Step::Go(vec![signal(group, run, Signal::PledgedByMajority, &detail)]);
+        }
+        Step::Rest
+    }
+
+    /// Why a failover that mesh began by itself should not go on, if so.
+    fn second_thoughts(
+        &self,
+        context: &Context<'_>,
+        state: &MeshState,
+        group: &Group,
+        run: &Run,
+    ) -> Option<String> {
+        let own_idea = run.plan.kind == RunKind::Failover && run.plan.actor == Actor::Mesh;
+        if !own_idea || run.promotion.is_some() {
+            return None;
+        }
+        let judgement = self.judgement(context, state, group);
+        use mesh_proto::command::Verdict;
+        match judgement.verdict {
+            Verdict::Healthy | Verdict::UnreachableButStreaming => {
+                Some(format!("the primary turned out well: {}", judgement.summary))
+            }
+            Verdict::Suspect
+            | Verdict::Isolated
+            | Verdict::Down
+            | Verdict::DownNoCandidate
+            | Verdict::Blind
+            | Verdict::Unfounded => None,
+        }
+    }
+
+    /// The judgement on the primary, with the threshold that the best candidate's site calls for.
+    pub(super) fn judgement(&self, context: &Context<'_>, state: &MeshState, group: &Group) -> Judgement {
+        let home = group.primary.as_ref().and_then(|p| group.instance(&p.instance)).map(|i| &i.site);
+        let standings = assess(context.now, group, context.heard, false);
+        let best = standings.iter().find(|s| s.rejected.is_none());
+        let leaving = best.is_none_or(|s| Some(&s.site) != home);
+        verdict::judge(context.now, state, group, context.heard, leaving)
+    }
+
+    fn promoting(&mut self, context: &Context<'_>, group: &Group, run: &Run) -> Step {
+        // A candidate that returned after it was given up needs a new lease number first.
+        if group.takeover.is_some() {
+            return self.grant_again(context, group, run, "the candidate returned");
+        }
+        let (Some(primary), Some(lease)) = (&group.primary, group.lease()) else { return Step::Rest };
+        let wanted = [Effect::Promote {
+            instance: primary.instance.clone(),
+            term: lease.term,
+            data: primary.data.clone(),
+        }];
+        let fresh = group.timing.lease.plus(group.timing.leave_site_after);
+        let silent = context
+            .heard
+            .guard(&group.spec.group, &primary.instance)
+            .is_none_or(|g| g.age(context.now) > fresh);
+        match self.standing(run, &wanted) {
+            Standing::Begin(steps) => Step::Go(vec![self.begin(group, run.id, steps)]),
+            Standing::Running if silent && self.in_phase(context) > fresh => {
+                let why = format!("{} fell silent while it was promoted", primary.instance);
+                self.promotion_failed(group, run, &why)
+            }
+            Standing::Running => Step::Rest,
+            Standing::Done => {
+                Step::Go(vec![signal(group, run, Signal::StepsDone, "the new primary accepts writes")])
+            }
+            Standing::Failed(why) => self.promotion_failed(group, run, &why),
+        }
+    }
+
+    fn promotion_failed(&self, group: &Group, run: &Run, why: &str) -> Step {
+        if run.takeovers >= TAKEOVERS_MAX {
+            return Step::Go(vec![stuck(group, run, StuckCause::PromotionFailed, why)]);
+        }
+        Step::Go(vec![signal(group, run, Signal::StepFailed, why)])
+    }
+
+    fn route_phase(
+        &mut self,
+        context: &Context<'_>,
+        group: &Group,
+        run: &Run,
+        wanted: &[Effect],
+        cause: StuckCause,
+    ) -> Step {
+        let failed = |why: &str| {
+            Step::Go(vec![Command::Signalled {
+                group: group.spec.group.clone(),
+                run: run.id,
+                signal: Signal::StepFailed,
+                detail: why.to_owned(),
+                cause: Some(cause),
+            }])
+        };
+        match self.standing(run, wanted) {
+            Standing::Begin(steps) => {
+                let steps = steps
+                    .into_iter()
+                    .filter(|s| s.attempt == 1 || !self.recently(context))
+                    .collect::<Vec<_>>();
+                if steps.is_empty() { Step::Rest } else { Step::Go(vec![self.begin(group, run.id, steps)]) }
+            }
+            Standing::Running if self.in_phase(context) > ROUTES_DEADLINE => failed("not done within 10 s"),
+            Standing::Running => Step::Rest,
+            Standing::Done => Step::Go(vec![signal(group, run, Signal::StepsDone, "done")]),
+            Standing::Failed(why) => failed(&why),
+        }
+    }
+
+    /// Whether the phase is so young that a failed step should not be repeated yet.
+    fn recently(&self, context: &Context<'_>) -> bool {
+        self.in_phase(context) < super::RESEND
+    }
+
+    fn reopening(&mut self, context: &Context<'_>, group: &Group, run: &Run) -> Step {
+        if group.takeover.is_some() {
+            return self.grant_again(context, group, run, "the run ends without a change of primary");
+        }
+        let (Some(primary), Some(lease)) = (&group.primary, group.lease()) else { return Step::Rest };
+        let wanted = [Effect::Promote {
+            instance: primary.instance.clone(),
+            term: lease.term,
+            data: primary.data.clone(),
+        }];
+        let fresh = group.timing.lease.plus(group.timing.leave_site_after);
+        let silent = context
+            .heard
+            .guard(&group.spec.group, &primary.instance)
+            .is_none_or(|g| g.age(context.now) > fresh);
+        let failed = |why: String| {
+            if run.takeovers >= TAKEOVERS_MAX {
+                return Step::Go(vec![stuck(group, run, StuckCause::ReopenFailed, &why)]);
+            }
+            Step::Go(vec![signal(group, run, Signal::StepFailed, &why)])
+        };
+        match self.standing(run, &wanted) {
+            Standing::Begin(steps) => Step::Go(vec![self.begin(group, run.id, steps)]),
+            Standing::Running if silent && self.in_phase(context) > fresh => {
+                failed("the primary fell silent".to_owned())
+            }
+            Standing::Running => Step::Rest,
+            Standing::Done => {
+                Step::Go(vec![signal(group, run, Signal::StepsDone, "the primary serves again")])
+            }
+            Standing::Failed(why) => failed(why),
+        }
+    }
+
+    /// The exit of an open takeover (PROTOCOL, Taking over 6): the same instance under the next lease number.
+    pub(super) fn grant_again(&self, context: &Context<'_>, group: &Group, run: &Run, reason: &str) -> Step {
+        let (Some(primary), Some(lease)) = (&group.primary, group.lease()) else { return Step::Rest };
+        let fresh = group.timing.fresh;
+        let Some(status) =
+            context.heard.fresh_guard(context.now, &group.spec.group, &primary.instance, fresh)
+        else {
+            return Step::Rest;
+        };
+        let mut proof = None;
+        if status.guard != lease.guard {
+            // Another life of the guard: the old life's lease must be over first.
+            match self.proof(context, group, run) {
+                Some(found) => proof = Some(found),
+                None => return Step::Rest,
+            }
+        }
+        if status.data.as_ref() != Some(&primary.data) {
+            return Step::Rest;
+        }
+        Step::Go(vec![Command::LeaseGranted {
+            group: group.spec.group.clone(),
+            instance: primary.instance.clone(),
+            replaces: lease.term,
+            data: primary.data.clone(),
+            guard: status.guard.clone(),
+            proof,
+            reason: reason.to_owned(),
+        }])
+    }
+
+    fn stuck(&mut self, context: &Context<'_>, group: &Group, run: &Run) -> Step {
+        if self.in_phase(context) < STUCK_RETRY {
+            return Step::Rest;
+        }
+        let Some((cause, _)) = &run.stuck else { return Step::Rest };
+        match cause {
+            StuckCause::RouteFailed | StuckCause::ProofFailed => {
+                Step::Go(vec![signal(group, run, Signal::RetryRoutes, "looking again")])
+            }
+            StuckCause::NoCandidate | StuckCause::PromotionFailed | StuckCause::ReopenFailed => {
+                if self.primary_may_reopen(context, group) {
+                    let signal_kind = if run.promotion.is_some() {
+                        Signal::CandidateReturned
+                    } else {
+                        Signal::PrimaryReturned
+                    };
+                    return Step::Go(vec![signal(group, run, signal_kind, "the primary's guard is back")]);
+                }
+                let somebody =
+                    assess(context.now, group, context.heard, run.plan.accept_lag).into_iter().any(|s| {
+                        s.rejected.is_none() && run.plan.site.as_ref().is_none_or(|site| *site == s.site)
+                    });
+                if somebody && run.takeovers < TAKEOVERS_MAX {
+                    return Step::Go(vec![signal(
+                        group,
+                        run,
+                        Signal::Retry,
+                        "a standby can be promoted now",
+                    )]);
+                }
+                Step::Rest
+            }
+        }
+    }
+
+    /// Whether the primary whose lease is being ended could open again under a new lease number: its guard answers,
+    /// its data is the epoch's, and it is not hung.
+    pub(super) fn primary_may_reopen(&self, context: &Context<'_>, group: &Group) -> bool {
+        use mesh_proto::evidence::ProcessState;
+        let Some(primary) = &group.primary else { return false };
+        let fresh = group.timing.fresh;
+        context.heard.fresh_guard(context.now, &group.spec.group, &primary.instance, fresh).is_some_and(
+            |status| {
+                let usable = match status.process {
+                    ProcessState::Primary
+                    | ProcessState::Standby
+                    | ProcessState::Stopped
+                    | ProcessState::Died => true,
+                    ProcessState::Starting | ProcessState::Unresponsive | ProcessState::Unknown => false,
+                };
+                usable && status.data.as_ref() == Some(&primary.data) && status.trouble.is_none()
+            },
+        )
+    }
+
+    /// What proves that the lease being ended is over, if anything does.
+    pub(super) fn proof(&self, context: &Context<'_>, group: &Group, run: &Run) -> Option<Proof> {
+        let lease = group.leases.get(&run.ending_instance)?;
+        if let Some(receipt) = self.receipt(context, group, run) {
+            return Some(Proof::Receipt(receipt));
+        }
+        let (term, collector) = self.pledges.as_ref()?;
+        if *term != lease.term || group.pause.is_some() {
+            return None;
+        }
+        collector.expiry(context.now).map(Proof::Expired)
+    }
+}
+
+fn routes(group: &Group, effect: impl Fn(mesh_proto::RouteName, InstanceName) -> Effect) -> Vec<Effect> {
+    let Some(primary) = &group.primary else { return Vec::new() };
+    group.spec.routes.iter().map(|route| effect(route.name.clone(), primary.instance.clone())).collect()
+}
+
+pub(super) fn signal(group: &Group, run: &Run, signal: Signal, detail: &str) -> Command {
+    Command::Signalled {
+        group: group.spec.group.clone(),
+        run: run.id,
+        signal,
+        detail: detail.to_owned(),
+        cause: None,
+    }
+}
+
+pub(super) fn stuck(group: &Group, run: &Run, cause: StuckCause, detail: &str) -> Command {
+    Command::Signalled {
+        group: group.spec.group.clone(),
+        run: run.id,
+        signal: Signal::NoCandidate,
+        detail: detail.to_owned(),
+        cause: Some(cause),
+    }
+}

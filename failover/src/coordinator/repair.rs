@@ -1,0 +1,170 @@
+//! Making things as they should be, outside runs: standbys that do not follow, routes that do not lead to the primary,
+//! a primary whose lease was refused by a stray pledge. Level-triggered: what matters is how it is, not how it came so.
+//! A repair never delays a failover.
+
+use mesh_proto::command::Command;
+use mesh_proto::effect::{Effect, Outcome, Target};
+use mesh_proto::evidence::{GuardStatus, ProcessState};
+use mesh_proto::{InstanceName, Millis};
+
+use super::decide::Step;
+use super::{Context, Driver};
+use crate::plan::holds;
+use crate::state::Group;
+
+/// First pause after a failed repair; it doubles up to [`BACKOFF_MAX`].
+const BACKOFF_FIRST: Millis = Millis(2_000);
+/// Longest pause between tries of a repair.
+const BACKOFF_MAX: Millis = Millis(60_000);
+/// How long a standby may be without a stream from its primary before it is asked to follow again.
+const STREAM_GRACE: Millis = Millis(5_000);
+
+impl Driver {
+    pub(super) fn repair(&mut self, context: &Context<'_>, group: &Group) -> Step {
+        let (Some(primary), Some(lease)) = (&group.primary, group.lease()) else { return Step::Rest };
+        let fresh = group.timing.fresh;
+        let name = &group.spec.group;
+        let Some(status) = context.heard.fresh_guard(context.now, name, &primary.instance, fresh) else {
+            return Step::Rest;
+        };
+        if !holds(status, lease.term) {
+            return self.stray_pledge(context, group, status);
+        }
+        if status.process != ProcessState::Primary {
+            return Step::Rest;
+        }
+        self.note_failures(context, group);
+        for spec in group.spec.instances.iter().filter(|i| i.name != primary.instance) {
+            let Some(standby) = context.heard.fresh_guard(context.now, name, &spec.name, fresh) else {
+                continue;
+            };
+            if follows(group, &primary.instance, standby)
+                || !self.may_try(context, group, &instance_key(&spec.name))
+            {
+                continue;
+            }
+            let Some(leader) = group.instance(&primary.instance) else { continue };
+            let effect = Effect::Follow {
+                instance: spec.name.clone(),
+                primary: primary.instance.clone(),
+                address: leader.address,
+                epoch: group.epoch,
+                generation: group.generation,
+            };
+            return Step::Go(vec![Command::RepairStarted {
+                group: name.clone(),
+                effect,
+                epoch: group.epoch,
+            }]);
+        }
+        for route in &group.spec.routes {
+            let led = group.routes.get(&route.name);
+            let right = led.is_some_and(|led| led.instance == primary.instance && led.epoch == group.epoch);
+            if right || !self.may_try(context, group, &format!("route {}", route.name)) {
+                continue;
+            }
+            let effect = Effect::Route { route: route.name.clone(), instance: primary.instance.clone() };
+            return Step::Go(vec![Command::RepairStarted {
+                group: name.clone(),
+                effect,
+                epoch: group.epoch,
+            }]);
+        }
+        Step::Rest
+    }
+
+    /// A guard that runs its primary, has not fenced, and does not get its lease although no takeover is open: a pledge
+    /// of a takeover that is over forbids its number (PROTOCOL, Taking over 6). It gets the next one at once.
+    fn stray_pledge(&self, context: &Context<'_>, group: &Group, status: &GuardStatus) -> Step {
+        let (Some(primary), Some(lease)) = (&group.primary, group.lease()) else { return Step::Rest };
+        let waited =
+            self.lease_seen.is_some_and(|(_, since)| context.now.since(since) > group.timing.probe.times(4));
+        let same_life = status.guard == lease.guard && status.data.as_ref() == Some(&primary.data);
+        let stray = waited
+            && same_life
+            && status.process == ProcessState::Primary
+            && status.receipt.is_none()
+            && status.lease.is_none()
+            && group.takeover.is_none();
+        if !stray {
+            return Step::Rest;
+        }
+        Step::Go(vec![Command::LeaseGranted {
+            group: group.spec.group.clone(),
+            instance: primary.instance.clone(),
+            replaces: lease.term,
+            data: primary.data.clone(),
+            guard: lease.guard.clone(),
+            proof: None,
+            reason: "its guard runs the primary and does not get the lease it had".to_owned(),
+        }])
+    }
+
+    fn may_try(&self, context: &Context<'_>, group: &Group, key: &str) -> bool {
+        let running = group
+            .repairs
+            .iter()
+            .any(|r| r.outcome.is_none() && r.epoch == group.epoch && target_key(&r.effect) == key);
+        !running && self.backoff.get(key).is_none_or(|(until, _)| *until <= context.now)
+    }
+
+    /// Failed repairs are tried again, less and less often.
+    fn note_failures(&mut self, context: &Context<'_>, group: &Group) {
+        for repair in &group.repairs {
+            let key = target_key(&repair.effect);
+            match &repair.outcome {
+                Some(Outcome::Refused { .. } | Outcome::Unknown { .. }) => {
+                    let noted = format!("{key} #{}", repair.id);
+                    if self.backoff.contains_key(&noted) {
+                        continue;
+                    }
+                    let failures = self.backoff.get(&key).map_or(0, |(_, n)| *n) + 1;
+                    let pause = Millis(BACKOFF_FIRST.0 << failures.min(6).saturating_sub(1)).min(BACKOFF_MAX);
+                    self.backoff.insert(noted, (context.now, 0));
+                    self.backoff.insert(key, (context.now.after(pause), failures));
+                }
+                Some(Outcome::Done(_)) => {
+                    self.backoff.retain(|known, _| *known != key && !known.starts_with(&format!("{key} #")));
+                    // A repair that was done and yet is wanted again: not at once.
+                    let noted = format!("{key} done {}", repair.id);
+                    if !self.backoff.contains_key(&noted) {
+                        self.backoff.insert(noted, (context.now, 0));
+                        self.backoff.insert(key, (context.now.after(BACKOFF_FIRST), 0));
+                    }
+                }
+                None => {}
+            }
+        }
+    }
+}
+
+fn instance_key(name: &InstanceName) -> String {
+    format!("instance {name}")
+}
+
+fn target_key(effect: &Effect) -> String {
+    match effect.target() {
+        Target::Instance(name) => instance_key(name),
+        Target::Route(name) => format!("route {name}"),
+    }
+}
+
+/// Whether a standby is as it should be.
+fn follows(group: &Group, primary: &InstanceName, status: &GuardStatus) -> bool {
+    match status.process {
+        ProcessState::Standby => {}
+        // On its way; its guard will say how it ends.
+        ProcessState::Starting | ProcessState::Unknown => return true,
+        // A stray primary is fenced by its own guard first.
+        ProcessState::Primary | ProcessState::Unresponsive => return true,
+        ProcessState::Stopped | ProcessState::Died => return false,
+    }
+    if status.frozen.is_some() {
+        return false;
+    }
+    let Some(address) = group.instance(primary).map(|i| i.address.to_string()) else { return true };
+    status
+        .receiving
+        .as_ref()
+        .is_some_and(|r| r.from.as_deref() == Some(&address) && (r.streaming || r.advanced < STREAM_GRACE))
+}
