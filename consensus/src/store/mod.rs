@@ -247,4 +247,3 @@ impl Store {
         self.inner.writer.close();
     }
 }
-

@@ -179,6 +179,6 @@ mod tests {
     fn long_lines_are_wrapped_under_their_label() {
         let look = Look { width: 30, color: false };
         let text = look.labelled(Tone::Plain, "next: ", "one two three four five six seven\nmesh ack");
-        assert_eq!(text, "next: one two three four\n      five six seven\n      mesh ack\n");
+        assert_eq!(text, "next: one two three four five\n      six seven\n      mesh ack\n");
     }
 }
