@@ -66,12 +66,13 @@ async fn floor(terrain: Terrain, runs: usize) -> Result<()> {
         let outage = writer.outage(fault, Duration::from_secs(5), Duration::from_secs(20)).await?;
         writer.stop().await?;
         direct.stop().await?;
+        let (acked, lost) = writer.lost(&new.local_client()).await?;
         println!(
             "promoted by hand {} ms, first write through the route {} ms after the kill; {} acknowledged, {} lost; old primary after it: {}",
             promoted.as_millis(),
             outage.from_fault.as_millis(),
-            writer.count(),
-            writer.lost(&new.rows().await?).len(),
+            acked,
+            lost.len(),
             direct.after(fault + Duration::from_millis(20)).len(),
         );
     }

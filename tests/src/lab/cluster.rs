@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use mesh_proto::audit::AuditRecord;
 use mesh_proto::command::Verdict;
 use mesh_proto::operator::{GroupStatus, StatusView};
 use mesh_proto::run::{Phase, Run};
@@ -305,6 +306,21 @@ impl Cluster {
         Writer::start(self.servers[EAST].client(self.haproxy.ip, port::ROUTE), "route", 0)
     }
 
+    /// Audit records from a number on, from the first agent that answers.
+    ///
+    /// # Errors
+    /// When none answers.
+    pub async fn audit(&self, from: u64) -> Result<Vec<AuditRecord>> {
+        let mut why = None;
+        for node in self.nodes.iter().rev().filter(|node| node.agent.is_some()) {
+            match node.audit(&self.mesh, from).await {
+                Ok(records) => return Ok(records),
+                Err(error) => why = Some(error),
+            }
+        }
+        Err(why.unwrap_or_else(|| anyhow::anyhow!("no agent runs")))
+    }
+
     /// Index of the node whose agent leads.
     ///
     /// # Errors
@@ -350,7 +366,8 @@ impl Cluster {
     }
 }
 
-async fn hosts(ground: &Ground, terrain: Terrain) -> Result<Vec<Host>> {
+/// The hosts of the three sites.
+pub(super) async fn hosts(ground: &Ground, terrain: Terrain) -> Result<Vec<Host>> {
     let mut hosts = Vec::new();
     match terrain {
         Terrain::Loopback => {

@@ -247,20 +247,6 @@ impl Server {
         tokio::time::timeout(SOON, work).await.with_context(|| format!("{} does not answer", self.name))?
     }
 
-    /// The identifiers in the clients' table.
-    ///
-    /// # Errors
-    /// When the server does not answer within 5 s.
-    pub async fn rows(&self) -> Result<std::collections::HashSet<i64>> {
-        let work = async {
-            let (client, connection) = self.local().connect(NoTls).await?;
-            let sql = "SELECT id FROM lab";
-            let rows = drive(connection, async move { client.query(sql, &[]).await }).await;
-            rows?.iter().map(|row| Ok(row.try_get(0)?)).collect()
-        };
-        tokio::time::timeout(SOON, work).await.with_context(|| format!("{} does not answer", self.name))?
-    }
-
     /// Whether it answers as a primary.
     ///
     /// # Errors

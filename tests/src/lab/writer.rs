@@ -145,10 +145,16 @@ impl Writer {
         }
     }
 
-    /// Acknowledged rows that are not among those of the surviving primary.
-    #[must_use]
-    pub fn lost(&self, survived: &HashSet<i64>) -> Vec<i64> {
-        self.with(|seen| seen.acks.iter().map(|ack| ack.id).filter(|id| !survived.contains(id)).collect())
+    /// How many rows were acknowledged up to now, and which of them the server at `config` lacks.
+    ///
+    /// # Errors
+    /// When that server does not answer within 10 s.
+    pub async fn lost(&self, config: &Config) -> Result<(usize, Vec<i64>)> {
+        // First what was acknowledged: rows that come while we ask are no loss.
+        let acked: Vec<i64> = self.with(|seen| seen.acks.iter().map(|ack| ack.id).collect());
+        let rows = tokio::time::timeout(Duration::from_secs(10), rows(config));
+        let rows = rows.await.context("the surviving primary does not answer within 10 s")??;
+        Ok((acked.len(), acked.into_iter().filter(|id| !rows.contains(id)).collect()))
     }
 
     fn with<T>(&self, look: impl FnOnce(&Seen) -> T) -> T {
@@ -162,6 +168,12 @@ impl Drop for Writer {
             task.abort();
         }
     }
+}
+
+async fn rows(config: &Config) -> Result<HashSet<i64>> {
+    let session = Session::open(config).await?;
+    let rows = session.client.query("SELECT id FROM lab", &[]).await?;
+    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
 async fn write(

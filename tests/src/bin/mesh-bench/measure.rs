@@ -1,0 +1,166 @@
+//! One measurement: a fresh system, a writer, a fault, and what the client felt.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use mesh_proto::run::Run;
+use mesh_tests::lab::cluster::{Cluster, DR, EAST, WITNESS, Wanted};
+use mesh_tests::lab::direct::Direct;
+use mesh_tests::lab::haproxy::Follows;
+use mesh_tests::lab::host::Terrain;
+use mesh_tests::lab::net::Cut;
+use mesh_tests::lab::patroni::Patroni;
+use mesh_tests::lab::process::{send, tree};
+use mesh_tests::lab::timeline::{Stretch, stretches, wall};
+use mesh_tests::lab::wait::{Look, until};
+use mesh_tests::lab::writer::Writer;
+use rustix::process::Signal;
+use serde::Serialize;
+
+use crate::fault::Fault;
+
+/// The client writes for this long before the fault.
+const CALM: Duration = Duration::from_secs(3);
+/// No system here needs longer than this.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// An old primary that came back is watched for this long before it is believed to be silent.
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// What one run found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Measured {
+    /// `mesh` or `patroni`.
+    pub system: &'static str,
+    /// What was done.
+    pub fault: Fault,
+    /// Longest time between two acknowledgements, in milliseconds.
+    pub gap_ms: u64,
+    /// From the fault (or the request) to the first acknowledgement after the gap, in milliseconds.
+    pub outage_ms: u64,
+    /// Rows acknowledged through the route.
+    pub acknowledged: usize,
+    /// Of these, rows that the surviving primary lacks.
+    pub lost: usize,
+    /// Rows that the old primary acknowledged to a session of its own host after the new one's first.
+    pub old_primary_acknowledged: usize,
+    /// From the mending (or the end of the outage) until the old primary follows, in milliseconds; mesh only.
+    pub rejoined_ms: Option<u64>,
+    /// The phases of the run; mesh only.
+    pub timeline: Vec<Stretch>,
+}
+
+/// Measures mesh once.
+///
+/// # Errors
+/// When something does not come up, or a write does not flow again; with status and logs.
+pub async fn mesh(fault: Fault, spec: &str) -> Result<Measured> {
+    let wanted = Wanted {
+        name: "bench",
+        terrain: Terrain::Namespaces,
+        follows: Follows::RuntimeApi,
+        spec: spec.to_owned(),
+    };
+    let mut cluster = Cluster::raise(wanted).await?;
+    cluster.form().await?;
+    let mut writer = cluster.writer();
+    let mut direct = Direct::start(&cluster.servers[EAST]);
+    calm(&writer).await?;
+    let (zero, began) = (wall(), Instant::now());
+    let mut frozen = Vec::new();
+    match fault {
+        Fault::PostmasterKill => cluster.servers[EAST].kill_postmaster()?,
+        Fault::HostLost => cluster.lose(EAST).await?,
+        Fault::Partition => cluster.nodes[EAST].host.isolate(Cut::Both).await?,
+        Fault::Hang => frozen = cluster.servers[EAST].signal_all(Signal::STOP)?,
+        Fault::Planned => {
+            let args = ["switchover", "--site", "dr", "--yes", "--reason", "measurement"];
+            let done = cluster.must(WITNESS, &args).await;
+            cluster.explained(done).await?;
+        }
+    }
+    let outage = writer.outage(began, Duration::from_secs(20), PATIENCE).await;
+    let outage = cluster.explained(outage).await?;
+    let run: Option<Run> = cluster.group().await?.run;
+    let mended = Instant::now();
+    match fault {
+        Fault::HostLost => cluster.boot(EAST)?,
+        Fault::Partition => cluster.nodes[EAST].host.heal().await?,
+        Fault::Hang => {
+            for pid in frozen {
+                send(pid, Signal::CONT)?;
+            }
+        }
+        Fault::PostmasterKill | Fault::Planned => {}
+    }
+    cluster.until_healthy("pg-dr", Duration::from_secs(60)).await?;
+    let rejoined_ms = Some(millis(mended.elapsed()));
+    tokio::time::sleep(SILENCE).await;
+    writer.stop().await?;
+    direct.stop().await?;
+    let (acknowledged, lost) = writer.lost(&cluster.servers[DR].local_client()).await?;
+    Ok(Measured {
+        system: "mesh",
+        fault,
+        gap_ms: millis(outage.gap),
+        outage_ms: millis(outage.from_fault),
+        acknowledged,
+        lost: lost.len(),
+        old_primary_acknowledged: direct.after(began + outage.from_fault).len(),
+        rejoined_ms,
+        timeline: run.map(|run| stretches(&run, zero)).unwrap_or_default(),
+    })
+}
+
+/// Measures the peer once.
+///
+/// # Errors
+/// When something does not come up, or a write does not flow again.
+pub async fn patroni(fault: Fault) -> Result<Measured> {
+    let peer = Patroni::raise().await?;
+    let mut writer = Writer::start(peer.client(), "route", 0);
+    let mut direct = Writer::start(peer.local_client(EAST), "direct", 1_000_000_000);
+    calm(&writer).await?;
+    let began = Instant::now();
+    match fault {
+        Fault::PostmasterKill => send(peer.postmaster(EAST)?, Signal::KILL)?,
+        Fault::HostLost => peer.hosts[EAST].crash().await?,
+        Fault::Partition => peer.hosts[EAST].isolate(Cut::Both).await?,
+        Fault::Hang => {
+            for pid in tree(peer.postmaster(EAST)?)? {
+                send(pid, Signal::STOP)?;
+            }
+        }
+        Fault::Planned => peer.switchover().await?,
+    }
+    let outage = writer.outage(began, Duration::from_secs(60), PATIENCE).await?;
+    tokio::time::sleep(SILENCE).await;
+    writer.stop().await?;
+    direct.stop().await?;
+    let (acknowledged, lost) = writer.lost(&peer.local_client(DR)).await?;
+    Ok(Measured {
+        system: "patroni",
+        fault,
+        gap_ms: millis(outage.gap),
+        outage_ms: millis(outage.from_fault),
+        acknowledged,
+        lost: lost.len(),
+        old_primary_acknowledged: direct.after(began + outage.from_fault).len(),
+        rejoined_ms: None,
+        timeline: Vec::new(),
+    })
+}
+
+async fn calm(writer: &Writer) -> Result<()> {
+    until("writes flow", Duration::from_secs(20), || async {
+        let told = || format!("{:?}", writer.last_error());
+        Ok(if writer.count() > 50 { Look::There(()) } else { Look::NotYet(told()) })
+    })
+    .await
+    .context("the client cannot write before the fault")?;
+    tokio::time::sleep(CALM).await;
+    Ok(())
+}
+
+fn millis(length: Duration) -> u64 {
+    u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
+}
