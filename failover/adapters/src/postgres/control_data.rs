@@ -49,6 +49,8 @@ pub struct ControlData {
     pub min_recovery_timeline: u32,
     /// Bytes in one log segment.
     pub wal_segment_size: u64,
+    /// Bytes in one log page.
+    pub wal_block_size: u64,
     /// Whether pages carry checksums; a rewind needs these or `wal_log_hints`.
     pub checksums: bool,
     /// The setting `wal_log_hints` as last in force.
@@ -110,6 +112,7 @@ fn parse(text: &str) -> Result<ControlData, &'static str> {
         min_recovery_end: lsn("Minimum recovery ending location")?,
         min_recovery_timeline: small("Min recovery ending loc's timeline")?,
         wal_segment_size: number("Bytes per WAL segment")?,
+        wal_block_size: number("WAL block size")?,
         checksums: small("Data page checksum version")? != 0,
         wal_log_hints: field("wal_log_hints setting")? == "on",
     })

@@ -10,6 +10,7 @@ mod control_data;
 mod durable;
 mod fence;
 mod gate;
+mod handover;
 mod hba;
 mod identify;
 mod inspect;
@@ -18,11 +19,13 @@ mod passfile;
 mod postmaster;
 mod probe;
 mod promote;
+mod rejoin;
 mod sql;
 mod standby;
 mod start;
 mod timeline;
 mod tool;
+mod wal;
 mod write_probe;
 
 pub use conninfo::Upstream;
@@ -35,6 +38,7 @@ pub use fence::{
     write_standby_signal,
 };
 pub use gate::{GateError, Quorum, SyncSetting, set_sync};
+pub use handover::{ShutdownPoint, StopError, Stopped, shutdown_point, stop_fast};
 pub use hba::{Clients, HbaError, set_clients, write_hba};
 pub use identify::{IdentifyError, Identity, identify};
 pub use inspect::{InspectError, Inspection, inspect, program_version};
@@ -47,9 +51,14 @@ pub use probe::{ProbeOutcome, ProbeReport, ProbeTarget, Prober, SeenEpoch, Serve
 pub use promote::{
     EpochError, EpochRow, PromoteError, Promoted, Recorded, checkpoint, promote, record_epoch,
 };
+pub use rejoin::{
+    Diverged, How, Journal, JournalError, NoRewind, RejoinError, RejoinProgress, RejoinRequest, Rejoined,
+    Stage, rejoin, unfinished,
+};
 pub use sql::{Durability, SqlError};
 pub use standby::{Position, StandbyError, confirm, follow, freeze, position};
 pub use start::{StandbyUpstream, StartAs, StartError, StartRequest, Started, start};
 pub use timeline::{Ancestor, History, HistoryError, Lineage};
 pub use tool::ToolError;
+pub use wal::{EndReason, Record, RecordKind, Step, WalError, WalReader};
 pub use write_probe::{WriteOutcome, WriteProbe};

@@ -20,6 +20,7 @@ use super::instance::Instance;
 use super::postmaster::{
     AttachError, Control, Launch, LaunchError, Postmaster, attach, lock_file, looks_ready,
 };
+use super::rejoin::{JournalError, Stage, unfinished};
 use super::sql::{Durability, Session, SqlError, get};
 use super::tool::tail;
 use crate::process::{Exit, reap_adopted};
@@ -74,6 +75,14 @@ pub enum StartError {
     /// Data directory or programs are not usable.
     #[error("the instance cannot be started")]
     Inspect(#[from] InspectError),
+    /// A rewind was interrupted.
+    #[error(
+        "an interrupted rewind left the data directory unusable; rejoin this instance, which rebuilds it"
+    )]
+    HalfRewound,
+    /// The rejoin journal.
+    #[error("cannot tell whether a rejoin is unfinished")]
+    Journal(#[from] JournalError),
     /// A server of this directory runs already.
     #[error("process {pid} already serves {}; attach to it, or fence it first", dir.display())]
     Running {
@@ -149,6 +158,22 @@ pub enum StartError {
 /// # Errors
 /// Every reason separately; in `NotReady` and `Refused` the server runs.
 pub async fn start(
+    instance: &Instance,
+    control: &dyn Control,
+    request: &StartRequest,
+    deadline: Instant,
+) -> Result<Started, StartError> {
+    match unfinished(instance, deadline).await?.map(|journal| journal.stage) {
+        Some(Stage::Rewinding) => Err(StartError::HalfRewound),
+        // The directory is whole in these: the old one, or the finished copy.
+        Some(Stage::Copying | Stage::Swapping | Stage::Swapped) | None => {
+            start_checked(instance, control, request, deadline).await
+        }
+    }
+}
+
+/// As [`start`], for the rejoin itself, which knows its journal.
+pub(super) async fn start_checked(
     instance: &Instance,
     control: &dyn Control,
     request: &StartRequest,

@@ -81,13 +81,22 @@ impl History {
         }
     }
 
-    /// Where this history and another part, on which timeline; `None` when they share nothing.
+    /// Up to where this history and another are the same, and on which timeline that is; `None` when they share nothing.
+    /// Two servers promoted apart from each other take the same number for different timelines, so equal numbers with
+    /// different beginnings part where the first of them began.
     #[must_use]
     pub fn fork_from(&self, other: &History) -> Option<(u32, Lsn)> {
-        let ours = self.with_self();
-        let theirs = other.with_self();
-        let shared = ours.iter().zip(&theirs).take_while(|(a, b)| a.timeline == b.timeline).last();
-        shared.map(|(a, b)| (a.timeline, a.until.min(b.until)))
+        let mut shared = None;
+        for (ours, theirs) in self.with_self().iter().zip(&other.with_self()) {
+            if ours.timeline != theirs.timeline {
+                break;
+            }
+            shared = Some((ours.timeline, ours.until.min(theirs.until)));
+            if ours.until != theirs.until {
+                break;
+            }
+        }
+        shared
     }
 
     /// The ancestors and the timeline itself, which has no end.
@@ -146,5 +155,8 @@ mod tests {
         assert_eq!(theirs.fork_from(&ours), Some((1, Lsn(0x500))));
         let third = History::parse(3, "1 0/300 r").unwrap();
         assert_eq!(theirs.fork_from(&third), Some((1, Lsn(0x300))));
+        let namesake = History::parse(2, "1 0/400 r").unwrap();
+        assert_eq!(theirs.fork_from(&namesake), Some((1, Lsn(0x400))));
+        assert_eq!(theirs.fork_from(&theirs), Some((2, Lsn(u64::MAX))));
     }
 }
