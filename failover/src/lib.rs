@@ -7,6 +7,7 @@
 //! does next).
 
 pub mod coordinator;
+pub mod guard;
 pub mod lease;
 pub mod moment;
 pub mod mutants;
