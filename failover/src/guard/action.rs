@@ -14,7 +14,7 @@ pub enum Action {
     /// Tell the leash process. Takes effect before the actions after it.
     Leash(Leash),
     /// Store the state durably, then call `handle_persisted(version)`; on failure `handle_persist_failed`.
-    Persist(GuardState),
+    Persist(Box<GuardState>),
     /// Send this to every voter in `voters` at once; give each answer to `handle_reply` with this `round`.
     Ask {
         /// Number of the request.
@@ -22,7 +22,7 @@ pub enum Action {
         /// Whom to ask.
         voters: Vec<mesh_proto::NodeId>,
         /// What to send.
-        request: RenewRequest,
+        request: Box<RenewRequest>,
     },
     /// Make commits wait, reversibly; facts show when that is in force.
     GateCommits,

@@ -263,7 +263,7 @@ impl Guard {
         if self.state.version > self.writing {
             self.write_again = None;
             self.writing = self.state.version;
-            self.actions.push(Action::Persist(self.state.clone()));
+            self.actions.push(Action::Persist(Box::new(self.state.clone())));
         }
     }
 

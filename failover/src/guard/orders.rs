@@ -324,17 +324,18 @@ impl Guard {
         }
     }
 
-    fn is_standby(&self) -> Result<(), Next> {
+    /// What to do with an order for a standby while the server is none.
+    fn unless_standby(&self) -> Option<Next> {
         match self.process() {
-            ProcessState::Standby => Ok(()),
+            ProcessState::Standby => None,
             // It may be one in a moment.
-            ProcessState::Starting | ProcessState::Unknown => Err(Next::Wait),
+            ProcessState::Starting | ProcessState::Unknown => Some(Next::Wait),
             ProcessState::Primary
             | ProcessState::Stopped
             | ProcessState::Died
             | ProcessState::Unresponsive => {
                 let detail = format!("the server is no running standby ({:?})", self.process());
-                Err(refuse(Refusal::NotApplicable, detail))
+                Some(refuse(Refusal::NotApplicable, detail))
             }
         }
     }
@@ -347,7 +348,7 @@ impl Guard {
         if self.holder.held(now).is_some() || self.state.rejoin.is_some() {
             return refuse(Refusal::NotApplicable, "the instance holds the lease, or is rejoining");
         }
-        if let Err(next) = self.is_standby() {
+        if let Some(next) = self.unless_standby() {
             return next;
         }
         if self.state.frozen == Some(generation) {
@@ -365,10 +366,7 @@ impl Guard {
     }
 
     fn confirm_ordered(&self, at: Lsn) -> Next {
-        match self.is_standby() {
-            Ok(()) => Next::Begin(Task::Confirm { at }),
-            Err(next) => next,
-        }
+        self.unless_standby().unwrap_or(Next::Begin(Task::Confirm { at }))
     }
 
     /// That a rejoin is begun is on disk before it is: it may rewrite the data directory.

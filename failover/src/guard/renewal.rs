@@ -142,7 +142,7 @@ impl Guard {
         // Late counts from the request, so a fencing guard asks for nothing.
         let with_lease = self.fencing.as_ref().is_none_or(|fencing| fencing.level.is_some());
         let (round, lease) = self.holder.ask(now, &key, self.timing.lease, with_lease);
-        let request = RenewRequest { lease, status: self.status(now) };
+        let request = Box::new(RenewRequest { lease, status: self.status(now) });
         let voters = self.holder.electorate().members.iter().copied().collect();
         self.actions.push(Action::Ask { round, voters, request });
     }
