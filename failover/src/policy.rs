@@ -188,7 +188,7 @@ fn check_instances(spec: &GroupSpec, members: &[MemberRecord]) -> Vec<Finding> {
         ));
     }
     for (at, instance) in spec.instances.iter().enumerate() {
-        let key = |field: &str| format!("instance.{}.{field}", instance.name);
+        let key = |field: &str| format!("instance[{}].{field}", instance.name);
         if spec.instances[..at].iter().any(|other| other.name == instance.name) {
             findings.push(Finding::new(
                 key("name"),
@@ -234,12 +234,12 @@ fn check_routes(spec: &GroupSpec, members: &[MemberRecord]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (at, route) in spec.routes.iter().enumerate() {
         if spec.routes[..at].iter().any(|other| other.name == route.name) {
-            let key = format!("route.{}.name", route.name);
+            let key = format!("route[{}].name", route.name);
             findings.push(Finding::new(key, "the name stands twice", "give each route a name of its own"));
         }
         if !members.iter().any(|m| m.agent == route.agent) {
             findings.push(unknown_agent(
-                &format!("route.{}.agent", route.name),
+                &format!("route[{}].agent", route.name),
                 route.agent.as_str(),
                 members,
             ));
@@ -247,7 +247,7 @@ fn check_routes(spec: &GroupSpec, members: &[MemberRecord]) -> Vec<Finding> {
         if route.backend.is_empty()
             || route.backend.contains(|c: char| c.is_whitespace() || c == '/' || c == ';')
         {
-            let key = format!("route.{}.backend", route.name);
+            let key = format!("route[{}].backend", route.name);
             findings.push(Finding::new(
                 key,
                 "not the name of an HAProxy backend",

@@ -71,6 +71,9 @@ pub struct Plan {
     pub reason: String,
     /// The operator waived the lag limit.
     pub accept_lag: bool,
+    /// How long the primary had been lost when the run was planned, by the leader's evidence; for people.
+    #[serde(default)]
+    pub lost_for: Option<crate::Millis>,
 }
 
 /// Where a run is.

@@ -27,6 +27,9 @@ impl Driver {
         }
         let judgement = self.judgement(context, state, group);
         let down = judgement.verdict == Verdict::Down;
+        if judgement.verdict == Verdict::Healthy {
+            self.healthy = Some(context.now);
+        }
         if down && let Some(step) = self.consider_failover(context, state, group, &judgement) {
             return step;
         }
@@ -42,24 +45,6 @@ impl Driver {
         Step::Rest
     }
 
-    /// Why nothing would be done automatically, if so.
-    #[must_use]
-    pub(super) fn blocked(group: &Group) -> Option<String> {
-        if let Some(pause) = &group.pause {
-            return Some(format!("the group is paused ({}); `mesh resume` ends it", pause.reason));
-        }
-        if !group.spec.automatic {
-            return Some("the spec says automatic = false; use `mesh failover`".to_owned());
-        }
-        if let Some(run) = group.hold_down {
-            return Some(format!(
-                "hold-down of {} s after {run}; `mesh ack` ends it, `mesh failover` ignores it",
-                group.spec.hold_down_seconds
-            ));
-        }
-        None
-    }
-
     fn consider_failover(
         &mut self,
         context: &Context<'_>,
@@ -67,7 +52,7 @@ impl Driver {
         group: &Group,
         judgement: &Judgement,
     ) -> Option<Step> {
-        if Self::blocked(group).is_some() {
+        if group.blocked().is_some() {
             self.willing = None;
             return None;
         }
@@ -78,6 +63,7 @@ impl Driver {
             actor: Actor::Mesh,
             reason: judgement.summary.clone(),
             accept_lag: false,
+            lost_for: self.healthy.map(|at| context.now.since(at)),
         };
         let plan = plan::make(context.now, group, context.heard, &wish)?;
         // Nobody to promote: only worth a takeover if the primary itself could open again under a new lease.
@@ -138,7 +124,7 @@ impl Driver {
         let mut judgement = judgement;
         let mut blocked = None;
         if judgement.verdict == Verdict::Down {
-            blocked = Self::blocked(group);
+            blocked = group.blocked();
             if blocked.is_none() {
                 let standings = plan::assess(context.now, group, context.heard, false);
                 if standings.iter().all(|s| s.rejected.is_some()) {

@@ -123,6 +123,8 @@ struct Driver {
     requests: Vec<Request>,
     /// The verdict seen last, and since when: a change is recorded once it has lasted.
     verdict: Option<(Verdict, Moment)>,
+    /// When the primary was last judged healthy by this leader.
+    healthy: Option<Moment>,
     /// The non-durable round before a takeover.
     willing: Option<(LeaseTerm, Collector, Moment)>,
     /// The pledges of the open takeover.

@@ -80,7 +80,8 @@ impl Driver {
         let waited =
             self.lease_seen.is_some_and(|(_, since)| context.now.since(since) > group.timing.probe.times(4));
         let same_life = status.guard == lease.guard && status.data.as_ref() == Some(&primary.data);
-        let stray = waited
+        let floored = status.floored == Some(lease.term);
+        let stray = (waited || floored)
             && same_life
             && status.process == ProcessState::Primary
             && status.receipt.is_none()

@@ -27,6 +27,8 @@ pub struct Wish {
     pub reason: String,
     /// Waive the lag limit.
     pub accept_lag: bool,
+    /// How long the primary has been lost, by the leader's evidence.
+    pub lost_for: Option<mesh_proto::Millis>,
 }
 
 /// Makes a plan from what is known now. It may have no candidate; the checker says so.
@@ -58,6 +60,7 @@ pub fn make(now: Moment, group: &Group, heard: &Observations, wish: &Wish) -> Op
         actor: wish.actor.clone(),
         reason: wish.reason.clone(),
         accept_lag: wish.accept_lag,
+        lost_for: wish.lost_for,
     })
 }
 

@@ -196,6 +196,24 @@ impl Group {
         self.run.as_ref().filter(|run| !run.phase.is_final())
     }
 
+    /// Why mesh would do nothing by itself right now, if so.
+    #[must_use]
+    pub fn blocked(&self) -> Option<String> {
+        if let Some(pause) = &self.pause {
+            return Some(format!("the group is paused ({}); `mesh resume` ends it", pause.reason));
+        }
+        if !self.spec.automatic {
+            return Some("the spec says automatic = false; use `mesh failover`".to_owned());
+        }
+        if let Some(run) = self.hold_down {
+            return Some(format!(
+                "hold-down of {} s after {run}; `mesh ack` ends it, `mesh failover` ignores it",
+                self.spec.hold_down_seconds
+            ));
+        }
+        None
+    }
+
     /// Whether the run is over, or its new primary serves and only routes are left: a loss of that primary may then
     /// begin another run.
     #[must_use]
