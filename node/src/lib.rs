@@ -4,6 +4,7 @@ pub mod ca;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod http;
 pub mod rpc;
 pub mod telemetry;
 pub mod tls;

@@ -1,0 +1,17 @@
+//! The agent's HTTP role endpoints, which load balancers use as health checks.
+//!
+//! Every answer is asked of the guard at that moment; nothing is cached, and every doubt is a 503: a load balancer that
+//! follows an old answer would lead writes to a server that lost its epoch. Nothing here changes anything, and nothing
+//! here is secret: names, roles, epochs, lag.
+//!
+//! `/primary`, `/replica?lag=10MB`, `/health` speak of the only instance of this host (or `/instances/NAME/…` of one
+//! of several); `/liveness` and `/readiness` of the agent. GET, HEAD and OPTIONS are the same question.
+
+mod role;
+mod routes;
+
+pub use role::{LocalInstance, Reading, RoleSource, Silence};
+pub use routes::{ANSWER_WITHIN, router, serve};
+
+#[cfg(test)]
+mod tests;
