@@ -19,6 +19,7 @@ mod passfile;
 mod postmaster;
 mod probe;
 mod promote;
+mod prove;
 mod rejoin;
 mod sql;
 mod standby;
@@ -51,6 +52,7 @@ pub use probe::{ProbeOutcome, ProbeReport, ProbeTarget, Prober, SeenEpoch, Serve
 pub use promote::{
     EpochError, EpochRow, PromoteError, Promoted, Recorded, checkpoint, promote, record_epoch,
 };
+pub use prove::{Proof, ProveError, prove};
 pub use rejoin::{
     Diverged, How, Journal, JournalError, NoRewind, RejoinError, RejoinProgress, RejoinRequest, Rejoined,
     Stage, rejoin, unfinished,

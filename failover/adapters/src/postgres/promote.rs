@@ -147,18 +147,37 @@ const SCHEMA: &str = "
         at timestamptz NOT NULL DEFAULT clock_timestamp(), PRIMARY KEY (epoch, lease_no));
     CREATE TABLE IF NOT EXISTS mesh.heartbeat (
         id smallint PRIMARY KEY CHECK (id = 1), at timestamptz NOT NULL);
-    INSERT INTO mesh.heartbeat VALUES (1, clock_timestamp()) ON CONFLICT DO NOTHING;";
+    INSERT INTO mesh.heartbeat VALUES (1, clock_timestamp()) ON CONFLICT DO NOTHING;
+    CREATE TABLE IF NOT EXISTS mesh.route_proof (
+        route text PRIMARY KEY, epoch bigint NOT NULL, at timestamptz NOT NULL);";
+
+/// What the observers' role may do with it: see the epoch, and write the proof of a route. Nothing else.
+fn grants(probe: &str) -> String {
+    let role = format!("\"{}\"", probe.replace('"', "\"\""));
+    format!(
+        "GRANT USAGE ON SCHEMA mesh TO {role}; GRANT SELECT ON mesh.epoch TO {role}; \
+         GRANT SELECT, INSERT, UPDATE ON mesh.route_proof TO {role};"
+    )
+}
 
 /// Creates the schema `mesh` where it is missing, in the open transaction.
-pub(super) async fn ensure_schema(session: &Session, deadline: Instant) -> Result<(), SqlError> {
+pub(super) async fn ensure_schema(session: &Session, probe: &str, deadline: Instant) -> Result<(), SqlError> {
     let what = "look for the schema mesh";
     let sql = "SELECT to_regclass('mesh.epoch') IS NOT NULL AND to_regclass('mesh.heartbeat') IS NOT NULL \
-               AND EXISTS (SELECT FROM pg_namespace WHERE nspname = 'mesh')";
+               AND to_regclass('mesh.route_proof') IS NOT NULL AND EXISTS (SELECT FROM pg_namespace WHERE nspname = 'mesh')";
     let row = session.row(what, sql, &[], deadline).await?;
     if get(what, &row, 0)? {
         return Ok(());
     }
-    session.run("create the schema mesh", SCHEMA, deadline).await
+    session.run("create the schema mesh", SCHEMA, deadline).await?;
+    let what = "look for the observers' role";
+    let row = session
+        .row(what, "SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)", &[&probe], deadline)
+        .await?;
+    if get(what, &row, 0)? {
+        session.run("let observers see the epoch", &grants(probe), deadline).await?;
+    }
+    Ok(())
 }
 
 /// Records the epoch in one transaction: write probe, durability marker and witness in one. With `Durability::Quorum` it
@@ -176,7 +195,7 @@ pub async fn record_epoch(
     let lease_no = i64::try_from(row.lease_no).map_err(|_| EpochError::TooLarge)?;
     let session = Session::local(instance, durability, deadline).await?;
     session.run("begin", "BEGIN", deadline).await?;
-    ensure_schema(&session, deadline).await?;
+    ensure_schema(&session, &instance.settings().probe.user, deadline).await?;
     session.run("lock the epoch", "LOCK TABLE mesh.epoch IN SHARE ROW EXCLUSIVE MODE", deadline).await?;
     let what = "read the latest epoch";
     let sql = "SELECT epoch, lease_no, instance FROM mesh.epoch ORDER BY epoch DESC, lease_no DESC LIMIT 1";

@@ -1,0 +1,102 @@
+//! A write through a route, as the observers' role: the only thing that shows that clients who follow the route write to
+//! the primary of this epoch.
+
+use std::time::{Duration, Instant};
+
+use tokio_postgres::Config;
+
+use super::passfile::{PassfileError, add_password};
+use super::probe::ProbeTarget;
+use super::sql::{Session, SqlError, get};
+
+/// The write arrived at the primary of the expected epoch, and was committed there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Proof {
+    /// From connecting to the commit's acknowledgement.
+    pub took: Duration,
+}
+
+/// Why the write through the route is no proof.
+#[derive(Debug, thiserror::Error)]
+pub enum ProveError {
+    /// The password file cannot be used.
+    #[error("the password of the proving role could not be read")]
+    Password(#[source] PassfileError),
+    /// No session through the route, a refusal, or the deadline.
+    #[error("the write through the route did not succeed")]
+    Sql(#[from] SqlError),
+    /// The route leads to a primary of another epoch, or to a server that mesh does not know.
+    #[error(
+        "the route leads to a server that holds epoch {found:?} of {by:?}, expected epoch {expected} of {instance}"
+    )]
+    OtherPrimary {
+        /// The newest epoch there.
+        found: Option<u64>,
+        /// Whose.
+        by: Option<String>,
+        /// Expected.
+        expected: u64,
+        /// Expected.
+        instance: String,
+    },
+    /// Not representable in the table.
+    #[error("the epoch exceeds what bigint holds")]
+    TooLarge,
+}
+
+/// Writes a row through the route, and checks that it landed where this epoch's primary is. Safe to repeat.
+///
+/// # Errors
+/// [`ProveError`]; after `Sql` the write may or may not be committed, which does not matter.
+pub async fn prove(
+    target: &ProbeTarget,
+    route: &str,
+    instance: &str,
+    epoch: u64,
+    deadline: Instant,
+) -> Result<Proof, ProveError> {
+    let began = Instant::now();
+    let expected = i64::try_from(epoch).map_err(|_| ProveError::TooLarge)?;
+    let session = connect(target, deadline).await?;
+    let what = "write through the route";
+    let sql = "WITH newest AS (SELECT epoch, instance FROM mesh.epoch ORDER BY epoch DESC, lease_no DESC LIMIT 1), \
+               written AS (INSERT INTO mesh.route_proof (route, epoch, at) VALUES ($1, $2, clock_timestamp()) \
+               ON CONFLICT (route) DO UPDATE SET epoch = EXCLUDED.epoch, at = EXCLUDED.at RETURNING 1) \
+               SELECT newest.epoch, newest.instance FROM newest, written";
+    let rows = session.rows(what, sql, &[&route, &expected], deadline).await?;
+    let found: Option<(i64, String)> = match rows.first() {
+        Some(row) => Some((get(what, row, 0)?, get(what, row, 1)?)),
+        None => None,
+    };
+    match found {
+        Some((at, by)) if at == expected && by == instance => Ok(Proof { took: began.elapsed() }),
+        found => Err(ProveError::OtherPrimary {
+            found: found.as_ref().map(|(at, _)| at.cast_unsigned()),
+            by: found.map(|(_, by)| by),
+            expected: epoch,
+            instance: instance.to_owned(),
+        }),
+    }
+}
+
+async fn connect(target: &ProbeTarget, deadline: Instant) -> Result<Session, ProveError> {
+    let (host, port) = (target.address.ip().to_string(), target.address.port());
+    let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+    let mut config = Config::new();
+    config
+        .host(&host)
+        .port(port)
+        .user(&target.user)
+        .dbname(&target.database)
+        .application_name("mesh_proof")
+        .connect_timeout(left)
+        .tcp_user_timeout(left)
+        .options("-c search_path=pg_catalog -c statement_timeout=5s -c lock_timeout=1s");
+    if let Some(passfile) = &target.passfile {
+        let who = (target.user.as_str(), target.database.as_str());
+        add_password(&mut config, passfile, (&host, port), who, deadline)
+            .await
+            .map_err(ProveError::Password)?;
+    }
+    Ok(Session::open(&config, "a session through the route", deadline).await?)
+}
