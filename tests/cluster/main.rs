@@ -5,4 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "in tests a panic is the report")]
 
+mod failover;
 mod ground;
+mod refusals;
+mod support;

@@ -181,6 +181,16 @@ impl Server {
         started.map(|_| ()).with_context(|| format!("{}: {}", self.name, process::tail(&self.log, 8)))
     }
 
+    /// Stops it at once, without a checkpoint.
+    ///
+    /// # Errors
+    /// When it does not stop.
+    pub async fn stop_immediate(&self) -> Result<()> {
+        let args = ["-w", "-m", "immediate", "-D"].map(str::to_owned);
+        let args = args.into_iter().chain([show(&self.data), "stop".to_owned()]);
+        self.tool("pg_ctl", args).await.map(|_| ())
+    }
+
     /// Number of the postmaster, from its lock file.
     ///
     /// # Errors

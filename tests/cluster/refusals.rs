@@ -1,0 +1,184 @@
+//! Bad input and bad days: each a clear error that says what to do, nothing changed, nothing lost.
+
+use std::time::Duration;
+
+use mesh_tests::lab::cluster::{Cluster, DR, EAST, WITNESS};
+use mesh_tests::lab::ground::port;
+use mesh_tests::lab::haproxy::Follows;
+use mesh_tests::lab::mesh::{self, Node};
+use mesh_tests::lab::postgres::Server;
+use mesh_tests::lab::process::{Process, tail};
+use mesh_tests::lab::wait::{Look, until};
+
+use crate::support::{formed, turn, wanted};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// Databases and configuration, but no agent yet.
+async fn prepared() -> Cluster {
+    let mut cluster = Cluster::raise(wanted(Follows::RuntimeApi, "")).await.unwrap();
+    cluster.prepare().await.unwrap();
+    cluster
+}
+
+/// Replaces a text of a node's configuration, which must be there.
+fn edit(node: &Node, from: &str, to: &str) {
+    let text = std::fs::read_to_string(&node.config).unwrap();
+    assert!(text.contains(from), "{from:?} is not in {}", node.config.display());
+    std::fs::write(&node.config, text.replace(from, to)).unwrap();
+}
+
+/// Awaits that a process ends by itself with an error; what it said.
+async fn refuses(process: &mut Option<Process>) -> String {
+    let process = process.as_mut().unwrap();
+    let code =
+        process.ended(LIMIT).await.unwrap_or_else(|error| panic!("{error:#}:\n{}", tail(process.log(), 20)));
+    let said = tail(process.log(), 20);
+    assert!(code.is_some_and(|code| code != 0), "ended with {code:?}:\n{said}");
+    said
+}
+
+fn says(text: &str, words: &[&str]) {
+    for word in words {
+        assert!(text.contains(word), "{word:?} is not in:\n{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_in_use_is_named() {
+    let _turn = turn().await;
+    let mut cluster = prepared().await;
+    let taken = std::net::TcpListener::bind((cluster.nodes[EAST].host.ip(), port::AGENT)).unwrap();
+    cluster.start_agent(EAST).unwrap();
+    let said = refuses(&mut cluster.nodes[EAST].agent).await;
+    says(&said, &[&format!("{}", taken.local_addr().unwrap())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn missing_programs_are_named_with_the_line_that_names_them() {
+    let _turn = turn().await;
+    let mut cluster = prepared().await;
+    let bin = cluster.servers[EAST].bin.display().to_string();
+    edit(&cluster.nodes[EAST], &bin, "/nowhere/bin");
+    cluster.start_guard(EAST).unwrap();
+    let said = refuses(&mut cluster.nodes[EAST].guard).await;
+    says(&said, &["bin_dir", "/nowhere/bin"]);
+    assert!(cluster.servers[EAST].is_running());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_key_is_named_with_its_line() {
+    let _turn = turn().await;
+    let mut cluster = prepared().await;
+    edit(&cluster.nodes[WITNESS], "[agent]\n", "[agent]\ncolour = \"blue\"\n");
+    cluster.start_agent(WITNESS).unwrap();
+    let said = refuses(&mut cluster.nodes[WITNESS].agent).await;
+    says(&said, &["colour", "mesh.toml"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_data_directory_is_named_and_nothing_is_adopted() {
+    let _turn = turn().await;
+    let mut cluster = prepared().await;
+    let data = cluster.servers[EAST].data.display().to_string();
+    edit(&cluster.nodes[EAST], &format!("data_dir = \"{data}\""), "data_dir = \"/nowhere/data\"");
+    cluster.start_guard(EAST).unwrap();
+    let said = refuses(&mut cluster.nodes[EAST].guard).await;
+    says(&said, &["/nowhere/data"]);
+    assert!(cluster.servers[EAST].is_running());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_with_another_ones_name_is_refused() {
+    let _turn = turn().await;
+    let mut cluster = prepared().await;
+    // The file of dr says that it is east, and so do its listeners; its certificate says who it is.
+    let (east, dr) = ("name = \"east\"\nsite = \"east\"", "name = \"dr\"\nsite = \"dr\"");
+    edit(&cluster.nodes[DR], dr, east);
+    cluster.start_agent(DR).unwrap();
+    let said = refuses(&mut cluster.nodes[DR].agent).await;
+    says(&said, &["east", "dr", "certificate"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_of_another_system_is_refused() {
+    let _turn = turn().await;
+    let mut cluster = prepared().await;
+    // A database of its own at dr, instead of a copy of east's.
+    let server = cluster.servers[DR].clone();
+    server.stop_immediate().await.unwrap();
+    std::fs::remove_dir_all(&server.data).unwrap();
+    server.found().await.unwrap();
+    cluster.start_all().unwrap();
+    agents_answer(&cluster).await;
+    cluster.must(EAST, &["form"]).await.unwrap();
+    apply(&mut cluster, "").await.unwrap();
+    // Refused, whether before or after the guard of the stranger has reported.
+    let said = until("the guards reported", LIMIT, || async {
+        let said =
+            cluster.nodes[EAST].ask(&cluster.mesh, &["adopt", "pg-east", "--group", mesh::GROUP]).await?;
+        let about = said.text().contains("system identifier");
+        Ok(if about { Look::There(said) } else { Look::NotYet(said.text()) })
+    })
+    .await
+    .unwrap();
+    assert_ne!(said.code, 0, "{}", said.text());
+    says(&said.text(), &["pg-dr"]);
+    assert!(cluster.servers.iter().all(Server::is_running));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failover_without_a_candidate_is_refused_and_says_so() {
+    let _turn = turn().await;
+    let mut cluster = formed().await;
+    cluster.lose(DR).await.unwrap();
+    let args = ["failover", "--site", "dr", "--yes", "--reason", "test"];
+    let said = until("the loss of the standby is known", LIMIT, || async {
+        let said = cluster.nodes[WITNESS].ask(&cluster.mesh, &["plan", "--site", "dr"]).await?;
+        Ok(if said.text().contains("pg-dr") { Look::There(()) } else { Look::NotYet(said.text()) })
+    });
+    said.await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let said = cluster.nodes[WITNESS].ask(&cluster.mesh, &args).await.unwrap();
+    assert!(matches!(said.code, 3 | 6), "{}: {}", said.code, said.text());
+    says(&said.text(), &["pg-dr"]);
+    // The primary serves on, in its epoch.
+    assert!(cluster.servers[EAST].is_primary().await.unwrap());
+    cluster.servers[EAST].superuser("INSERT INTO lab (id) VALUES (-1)").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_spec_changes_nothing() {
+    let _turn = turn().await;
+    let mut cluster = prepared().await;
+    cluster.start_all().unwrap();
+    agents_answer(&cluster).await;
+    cluster.must(EAST, &["form"]).await.unwrap();
+    for (lines, words) in [
+        ("colour = \"blue\"", &["colour"][..]),
+        ("site_preference = [\"atlantis\"]", &["atlantis", "site_preference"][..]),
+        ("durability = \"zero-loss\"", &["zero-loss", "not supported"][..]),
+        ("timing = { lease_ms = 300 }", &["lease_ms"][..]),
+    ] {
+        let refused = apply(&mut cluster, lines).await.unwrap_err();
+        says(&format!("{refused:#}"), words);
+        assert!(cluster.status().await.unwrap().groups.is_empty());
+    }
+}
+
+async fn agents_answer(cluster: &Cluster) {
+    let answered = until("the agents answer", LIMIT, || async {
+        for node in &cluster.nodes {
+            node.status(&cluster.mesh).await?;
+        }
+        Ok(Look::There(()))
+    })
+    .await;
+    cluster.explained(answered).await.unwrap();
+}
+
+async fn apply(cluster: &mut Cluster, lines: &str) -> anyhow::Result<()> {
+    let spec = mesh::spec(&cluster.nodes, &cluster.servers, Some(&cluster.haproxy), lines);
+    let file = cluster.ground().file("orders.toml", &spec)?.display().to_string();
+    cluster.must(WITNESS, &["apply", "-f", &file]).await.map(|_| ())
+}

@@ -1,0 +1,35 @@
+//! What the tests of this folder share.
+
+use mesh_tests::lab::cluster::{Cluster, Wanted};
+use mesh_tests::lab::haproxy::Follows;
+use mesh_tests::lab::host::Terrain;
+use tokio::sync::{Mutex, MutexGuard};
+
+/// One cluster at a time: they measure time, and share the processors. (nextest runs each test as a process of its own;
+/// there the group `machine` does the same.)
+pub async fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::const_new(());
+    TURN.lock().await
+}
+
+/// What most tests want.
+pub fn wanted(follows: Follows, spec: &str) -> Wanted {
+    Wanted { name: "test", terrain: Terrain::Loopback, follows, spec: spec.to_owned() }
+}
+
+/// A healthy cluster with `pg-east` as its primary.
+pub async fn formed() -> Cluster {
+    formed_as(Follows::RuntimeApi, "").await
+}
+
+/// The same, with a choice.
+pub async fn formed_as(follows: Follows, spec: &str) -> Cluster {
+    let mut cluster = Cluster::raise(wanted(follows, spec)).await.unwrap();
+    cluster.form().await.unwrap();
+    cluster
+}
+
+/// The newest run of the group, if it had one.
+pub async fn newest_run(cluster: &Cluster) -> Option<u64> {
+    cluster.group().await.ok().and_then(|group| group.run).map(|run| run.id.0)
+}

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Installs what the demonstration and the tests need, and only what is missing: Debian packages (as root, or with sudo)
+# and, where there is no cargo at all, Rust by its own installer. Repeating it changes nothing.
+set -euo pipefail
+
+need=()
+compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || need+=(postgresql)
+for pair in haproxy:haproxy ip:iproute2 nft:nftables cc:build-essential curl:curl setpriv:util-linux; do
+    PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null || need+=("${pair##*:}")
+done
+if [ ${#need[@]} -gt 0 ]; then
+    sudo=()
+    if [ "$(id -u)" != 0 ]; then
+        command -v sudo >/dev/null || {
+            echo "these packages are missing: ${need[*]}; install them as root (apt-get install ${need[*]})" >&2
+            exit 1
+        }
+        sudo=(sudo)
+    fi
+    echo "installing ${need[*]}"
+    export DEBIAN_FRONTEND=noninteractive
+    "${sudo[@]}" apt-get update -q
+    "${sudo[@]}" apt-get install -y -q --no-install-recommends ca-certificates "${need[@]}"
+fi
+
+# rust-toolchain.toml names the toolchain; rustup fetches it at the first use.
+export PATH="$HOME/.cargo/bin:$PATH"
+if ! command -v cargo >/dev/null; then
+    echo "installing Rust with rustup, below $HOME/.cargo and $HOME/.rustup"
+    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs | sh -s -- -y -q --profile minimal --default-toolchain none
+fi
