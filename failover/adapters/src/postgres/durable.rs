@@ -63,7 +63,11 @@ pub(super) async fn remove(path: &Path, deadline: Instant) -> Result<(), Durable
     let target = path.to_path_buf();
     off_thread(path, "remove", deadline, move || match std::fs::remove_file(&target) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        Ok(()) | Err(_) => sync_parent(&target),
+        // Also after "not there": the removal may be ours, not yet on disk. A missing directory has nothing in it.
+        Ok(()) | Err(_) => match sync_parent(&target) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        },
     })
     .await
 }

@@ -7,6 +7,7 @@
 mod conf;
 mod conninfo;
 mod control_data;
+mod doctor;
 mod durable;
 mod fence;
 mod gate;
@@ -21,6 +22,7 @@ mod probe;
 mod promote;
 mod prove;
 mod rejoin;
+mod roles;
 mod sql;
 mod standby;
 mod start;
@@ -33,6 +35,7 @@ pub use conninfo::Upstream;
 pub use control_data::{
     ClusterState, ControlData, ControlDataError, PostmasterPid, PostmasterStatus, control_data,
 };
+pub use doctor::{Finding, Severity, doctor};
 pub use durable::DurableError;
 pub use fence::{
     FenceAction, FenceError, FenceMode, FencePlan, FenceStep, NoAck, Quiet, QuietError, fence, quiet,
@@ -57,6 +60,7 @@ pub use rejoin::{
     Diverged, How, Journal, JournalError, NoRewind, RejoinError, RejoinProgress, RejoinRequest, Rejoined,
     Stage, rejoin, unfinished,
 };
+pub use roles::{Passwords, PrepareError, Prepared, prepare};
 pub use sql::{Durability, SqlError};
 pub use standby::{Position, StandbyError, confirm, follow, freeze, position};
 pub use start::{StandbyUpstream, StartAs, StartError, StartRequest, Started, start};

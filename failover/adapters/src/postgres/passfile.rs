@@ -22,18 +22,12 @@ pub enum PassfileError {
         path: PathBuf,
     },
     /// No line fits.
-    #[error("{} has no line for {user}@{host}:{port}/{database}", path.display())]
+    #[error("{} has no line for {whom}", path.display())]
     NoLine {
         /// The file.
         path: PathBuf,
-        /// The role.
-        user: String,
-        /// The host.
-        host: String,
-        /// The port.
-        port: u16,
-        /// The database.
-        database: String,
+        /// The role, and where it connects to.
+        whom: String,
     },
 }
 
@@ -45,30 +39,39 @@ pub(super) async fn add_password(
     (user, database): (&str, &str),
     deadline: Instant,
 ) -> Result<(), PassfileError> {
-    let file = path.to_path_buf();
-    let (mode, text) = off_thread(path, "read", deadline, move || {
-        Ok((std::fs::metadata(&file)?.permissions().mode(), std::fs::read_to_string(&file)?))
-    })
-    .await?;
-    if mode & 0o077 != 0 {
-        return Err(PassfileError::Open { path: path.to_path_buf() });
-    }
+    let text = read(path, deadline).await?;
     let port_text = port.to_string();
-    let wanted = [host, port_text.as_str(), database, user];
+    let wanted = [Some(host), Some(&port_text), Some(database), Some(user)];
     let password = text.lines().find_map(|line| matching(line, wanted));
     let password = password.ok_or_else(|| PassfileError::NoLine {
         path: path.to_path_buf(),
-        user: user.to_owned(),
-        host: host.to_owned(),
-        port,
-        database: database.to_owned(),
+        whom: format!("{user}@{host}:{port}/{database}"),
     })?;
     config.password(password);
     Ok(())
 }
 
-/// The password of a line `host:port:database:user:password`, if the first four fit. `*` fits anything; `\` escapes.
-fn matching(line: &str, wanted: [&str; 4]) -> Option<String> {
+/// The password of a role, wherever it connects to.
+pub(super) async fn password_of(path: &Path, user: &str, deadline: Instant) -> Result<String, PassfileError> {
+    let text = read(path, deadline).await?;
+    let password = text.lines().find_map(|line| matching(line, [None, None, None, Some(user)]));
+    password.ok_or_else(|| PassfileError::NoLine { path: path.to_path_buf(), whom: user.to_owned() })
+}
+
+async fn read(path: &Path, deadline: Instant) -> Result<String, PassfileError> {
+    let file = path.to_path_buf();
+    let read = off_thread(path, "read", deadline, move || {
+        Ok((std::fs::metadata(&file)?.permissions().mode(), std::fs::read_to_string(&file)?))
+    });
+    let (mode, text) = read.await?;
+    if mode & 0o077 != 0 {
+        return Err(PassfileError::Open { path: path.to_path_buf() });
+    }
+    Ok(text)
+}
+
+/// The password of a line `host:port:database:user:password`, if the first four fit. `*` fits anything, and nothing wanted fits too; `\` escapes.
+fn matching(line: &str, wanted: [Option<&str>; 4]) -> Option<String> {
     if line.starts_with('#') {
         return None;
     }
@@ -82,7 +85,8 @@ fn matching(line: &str, wanted: [&str; 4]) -> Option<String> {
         }
     }
     let password = (fields.len() == 5).then(|| fields.pop()).flatten()?;
-    let fits = fields.iter().zip(wanted).all(|(field, want)| field == "*" || field == want);
+    let fits =
+        fields.iter().zip(wanted).all(|(field, want)| field == "*" || want.is_none_or(|want| want == field));
     fits.then_some(password)
 }
 
@@ -92,7 +96,7 @@ mod tests {
 
     #[test]
     fn finds_the_line() {
-        let wanted = ["127.0.0.1", "5432", "app", "mesh_probe"];
+        let wanted = ["127.0.0.1", "5432", "app", "mesh_probe"].map(Some);
         assert_eq!(matching("*:*:*:mesh_probe:se\\:c\\\\ret", wanted).as_deref(), Some("se:c\\ret"));
         assert_eq!(matching("127.0.0.1:5432:app:mesh_probe:a:b", wanted).as_deref(), Some("a:b"));
         assert_eq!(matching("*:*:*:other:x", wanted), None);

@@ -85,13 +85,16 @@ pub enum Durability {
     Local,
     /// The commit quorum, if the server has one.
     Quorum,
+    /// Whatever the server's settings say.
+    AsConfigured,
 }
 
 impl Durability {
-    fn guc(self) -> &'static str {
+    fn option(self) -> &'static str {
         match self {
-            Durability::Local => "local",
-            Durability::Quorum => "on",
+            Durability::Local => "-c synchronous_commit=local",
+            Durability::Quorum => "-c synchronous_commit=on",
+            Durability::AsConfigured => "",
         }
     }
 }
@@ -237,8 +240,8 @@ fn guarded_options(durability: Durability, statement: Duration) -> String {
     format!(
         "-c search_path=pg_catalog -c statement_timeout={ms} -c lock_timeout={ms} \
          -c idle_in_transaction_session_timeout={ms} -c client_min_messages=error \
-         -c synchronous_commit={} -c default_transaction_read_only=off",
-        durability.guc()
+         -c default_transaction_read_only=off {}",
+        durability.option()
     )
 }
 
