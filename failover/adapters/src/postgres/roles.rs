@@ -61,7 +61,7 @@ pub async fn prepare(
     session.run("wait for others", "SELECT pg_advisory_xact_lock(7020652068)", deadline).await?;
     role(&session, &settings.probe, "LOGIN", passwords, &mut done, deadline).await?;
     role(&session, &settings.replication, "LOGIN REPLICATION", passwords, &mut done, deadline).await?;
-    ensure_schema(&session, deadline).await?;
+    ensure_schema(&session, &settings.probe.user, deadline).await?;
     let (probe, replication) = (identifier(&settings.probe.user), identifier(&settings.replication.user));
     let grants = format!(
         "GRANT USAGE ON SCHEMA mesh TO {probe}; GRANT SELECT ON mesh.epoch TO {probe}; \
