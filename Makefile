@@ -29,6 +29,7 @@ test: deps ## Run every test: units, simulation, PostgreSQL, real clusters
 	$(CARGO) build --workspace --bins
 	if $(CARGO) nextest --version >/dev/null 2>&1; then $(CARGO) nextest run --workspace $(ARGS); \
 	else $(CARGO) test --workspace $(ARGS); fi
+	tests/network.sh
 
 .PHONY: verify
 verify: deps ## Check format, lints and dependencies, then run every test; changes nothing

@@ -11,7 +11,7 @@ use mesh_tests::lab::wait::{Look, until};
 use mesh_tests::lab::writer::{Outage, Writer};
 use rustix::process::Signal;
 
-use crate::support::{formed, formed_as, newest_run, turn};
+use crate::support::{flowing, formed, formed_as, newest_run, turn};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -20,18 +20,6 @@ async fn failed_over(cluster: &Cluster, before: Option<u64>) {
     let run = cluster.until_run_done(before, LIMIT).await.unwrap();
     assert_eq!(run.promotion.as_ref().unwrap().instance.as_str(), "pg-dr");
     cluster.until_healthy("pg-dr", Duration::from_secs(60)).await.unwrap();
-}
-
-async fn flowing(writer: &Writer) {
-    until("writes flow", LIMIT, || async {
-        Ok(if writer.count() > 50 {
-            Look::There(())
-        } else {
-            Look::NotYet(format!("{:?}", writer.last_error()))
-        })
-    })
-    .await
-    .unwrap();
 }
 
 async fn felt(cluster: &Cluster, writer: &Writer, fault: Instant) -> Outage {

@@ -7,5 +7,6 @@
 
 mod failover;
 mod ground;
+mod network;
 mod refusals;
 mod support;

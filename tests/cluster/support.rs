@@ -1,8 +1,12 @@
 //! What the tests of this folder share.
 
+use std::time::Duration;
+
 use mesh_tests::lab::cluster::{Cluster, Wanted};
 use mesh_tests::lab::haproxy::Follows;
 use mesh_tests::lab::host::Terrain;
+use mesh_tests::lab::wait::{Look, until};
+use mesh_tests::lab::writer::Writer;
 use tokio::sync::{Mutex, MutexGuard};
 
 /// One cluster at a time: they measure time, and share the processors. (nextest runs each test as a process of its own;
@@ -32,4 +36,17 @@ pub async fn formed_as(follows: Follows, spec: &str) -> Cluster {
 /// The newest run of the group, if it had one.
 pub async fn newest_run(cluster: &Cluster) -> Option<u64> {
     cluster.group().await.ok().and_then(|group| group.run).map(|run| run.id.0)
+}
+
+/// Waits until a client's rows are acknowledged.
+pub async fn flowing(writer: &Writer) {
+    until("writes flow", Duration::from_secs(30), || async {
+        Ok(if writer.count() > 50 {
+            Look::There(())
+        } else {
+            Look::NotYet(format!("{:?}", writer.last_error()))
+        })
+    })
+    .await
+    .unwrap();
 }

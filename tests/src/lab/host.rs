@@ -141,6 +141,14 @@ impl Host {
         net::cut(self.bounds()?, cut, peers).await
     }
 
+    /// Adds rules to the host's packet filter (table `inet lab`, chains `in` and `out`); [`Self::heal`] removes them.
+    ///
+    /// # Errors
+    /// On loopback, or when nftables refuses.
+    pub async fn filter(&self, rules: &str) -> Result<()> {
+        net::filter(self.bounds()?, rules).await
+    }
+
     /// Ends all cuts.
     ///
     /// # Errors

@@ -68,7 +68,7 @@ impl Network {
         let filter = "add table inet lab; \
             add chain inet lab in { type filter hook input priority 0; }; \
             add chain inet lab out { type filter hook output priority 0; }";
-        nft(&name, filter).await?;
+        self::filter(&name, filter).await?;
         Ok(name)
     }
 }
@@ -101,7 +101,7 @@ pub async fn cut(namespace: &str, cut: Cut, peers: &[Ipv4Addr]) -> Result<()> {
         Cut::Incoming => incoming,
         Cut::Outgoing => outgoing,
     };
-    nft(namespace, &rules.join("; ")).await
+    filter(namespace, &rules.join("; ")).await
 }
 
 /// Ends all cuts of a host.
@@ -109,7 +109,7 @@ pub async fn cut(namespace: &str, cut: Cut, peers: &[Ipv4Addr]) -> Result<()> {
 /// # Errors
 /// When nftables refuses.
 pub async fn heal(namespace: &str) -> Result<()> {
-    nft(namespace, "flush chain inet lab in; flush chain inet lab out").await
+    filter(namespace, "flush chain inet lab in; flush chain inet lab out").await
 }
 
 /// The processes of a namespace.
@@ -125,6 +125,10 @@ async fn ip(args: &[&str]) -> Result<()> {
     must(command("ip", args), SOON).await.map(|_| ())
 }
 
-async fn nft(namespace: &str, rules: &str) -> Result<()> {
+/// Adds rules to a host's packet filter.
+///
+/// # Errors
+/// When nftables refuses.
+pub async fn filter(namespace: &str, rules: &str) -> Result<()> {
     must(command("ip", ["netns", "exec", namespace, "nft", rules]), SOON).await.map(|_| ())
 }
