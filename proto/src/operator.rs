@@ -360,10 +360,6 @@ pub struct RunView {
     pub run: Run,
     /// Whether the request joined a run that was going on already.
     pub joined: bool,
-    /// How long the primary had been lost when the run was opened, by the leader's evidence; `None` when a person asked
-    /// for the run or nobody knows any more.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lost_for: Option<Millis>,
 }
 
 /// What a verification of the audit found.

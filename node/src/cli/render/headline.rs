@@ -1,7 +1,7 @@
 //! The first lines of `mesh status`: one sentence that says how it is, and what to type next.
 
 use mesh_proto::command::Verdict;
-use mesh_proto::operator::{GroupStatus, InstanceStatus, StatusView};
+use mesh_proto::operator::{GroupStatus, InstanceStatus, RouteStatus, StatusView};
 use mesh_proto::run::{Phase, Run, RunKind, StuckCause};
 
 use super::text::{Tone, count};
@@ -133,21 +133,24 @@ fn healthy(group: &GroupStatus, primary: &str) -> Headline {
     if group.pause.is_some() {
         return headline(
             Level::Attention,
-            "PAUSED",
+            "OK, PAUSED",
             format!("{serving}, and will not be failed over"),
             format!("mesh resume --group {name}"),
         );
     }
+    if let Some(route) = group.routes.iter().find(|route| astray(group, route)) {
+        let says = format!(
+            "{name}: {primary} serves (epoch {}), but route {} does not lead to it",
+            group.epoch, route.name
+        );
+        return headline(Level::Bad, "WRONG ROUTE", says, format!("mesh why --group {name}"));
+    }
     let following = group.instances.iter().filter(|instance| follows(instance)).count();
     let wanted = group.instances.len().saturating_sub(1);
-    if let Some(why) = &group.blocked {
-        let says = format!("{serving}; automatic failover is blocked: {why}");
-        return headline(
-            Level::Attention,
-            "BLOCKED",
-            says,
-            blocked_next(group, &format!("mesh why --group {name}")),
-        );
+    if let Some(why) = group.blocked.as_ref().filter(|_| group.automatic) {
+        let says = format!("{serving}; no automatic failover now: {why}");
+        let next = blocked_next(group, &format!("mesh why --group {name}"));
+        return headline(Level::Attention, "OK, BLOCKED", says, next);
     }
     if following < wanted {
         let says = format!("{serving}; {following} of {} follow", count(wanted, "standby", "standbys"));
@@ -160,6 +163,12 @@ fn healthy(group: &GroupStatus, primary: &str) -> Headline {
     }
     let verb = if wanted == 1 { "follows" } else { "follow" };
     headline(Level::Ok, "OK", format!("{serving}; {} {verb}", count(wanted, "standby", "standbys")), "")
+}
+
+/// Whether a route leads to another instance than the primary, or was led there in an older epoch.
+pub fn astray(group: &GroupStatus, route: &RouteStatus) -> bool {
+    let elsewhere = route.leads_to.is_some() && route.leads_to != group.primary;
+    elsewhere || route.epoch.is_some_and(|epoch| epoch != group.epoch)
 }
 
 /// Whether a standby streams, as its own guard says.
@@ -246,5 +255,5 @@ pub fn way_out(run: &Run, cause: StuckCause) -> String {
             format!("mend {} (its guard's log says why it does not open), then: {retry}", run.ending_instance)
         }
     };
-    format!("{way}\nrunbook: {}", cause.slug())
+    format!("{way}\nrunbook page: {}", cause.slug())
 }

@@ -11,3 +11,6 @@ pub use run::{Progress, plan, run, run_heading, run_summary};
 pub use status::{nodes, status};
 pub use story::{audit, audit_report, verified, why};
 pub use text::Look;
+
+#[cfg(test)]
+mod samples;

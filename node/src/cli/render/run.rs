@@ -53,8 +53,13 @@ pub fn plan(view: &PlanView, look: &Look) -> String {
             out.push_str(&look.labelled(Tone::Bad, "  NOT SAFE  ", finding));
         }
         out.push_str("it may not be executed as it is; nothing was changed\n");
-        let overrides = "mend what is not safe, or waive verdict, hold-down and lag limit: mesh failover … --force --reason \"…\"";
-        out.push_str(&look.labelled(Tone::Dim, "next: ", overrides));
+        let next = match plan.kind {
+            RunKind::Switchover => "mend what is not safe, and plan again",
+            RunKind::Failover => {
+                "mend what is not safe, or waive verdict, hold-down and lag limit: mesh failover … --force --reason \"…\""
+            }
+        };
+        out.push_str(&look.labelled(Tone::Dim, "next: ", next));
     }
     out
 }
@@ -245,13 +250,15 @@ fn finding(found: &Finding) -> String {
     }
 }
 
-/// The six stages that people compare, in order, and the phases that make each.
-const STAGES: [(&str, &[Phase]); 5] = [
-    ("agree", &[Phase::Preparing, Phase::Pledging]),
-    ("fence", &[Phase::Fencing, Phase::Reopening]),
-    ("promote", &[Phase::Promoting]),
-    ("route", &[Phase::Routing]),
-    ("verify", &[Phase::Proving]),
+/// The stages that people compare, in order, and the phase that makes each.
+const STAGES: [(&str, Phase); 7] = [
+    ("prepare", Phase::Preparing),
+    ("agree", Phase::Pledging),
+    ("fence", Phase::Fencing),
+    ("reopen", Phase::Reopening),
+    ("promote", Phase::Promoting),
+    ("route", Phase::Routing),
+    ("verify", Phase::Proving),
 ];
 
 /// The end of a run: what became of it, the milliseconds of each stage, and what to do next.
@@ -299,7 +306,7 @@ pub fn run_summary(view: &RunView, look: &Look) -> String {
 fn timeline(view: &RunView, look: &Look) -> String {
     let run = &view.run;
     let mut table = Table::default();
-    let detect = match (view.lost_for, &run.plan.actor) {
+    let detect = match (run.plan.lost_for, &run.plan.actor) {
         (Some(time), _) => (text::exact(time), "lost until the mesh was sure"),
         (None, Actor::Operator(_)) => ("-".to_owned(), "asked for by a person"),
         (None, Actor::Mesh) => ("?".to_owned(), "not known any more"),
@@ -308,28 +315,28 @@ fn timeline(view: &RunView, look: &Look) -> String {
         vec![(Tone::Dim, name.to_owned()), (Tone::Plain, format!("{time:>9}")), (Tone::Dim, note)]
     };
     table.row(row("detect", detect.0, detect.1.to_owned()));
-    for (name, phases) in STAGES {
-        if let Some(time) = spent(run, phases) {
-            table.row(row(name, text::exact(time), note(run, phases)));
+    for (name, phase) in STAGES {
+        if let Some(time) = spent(run, phase) {
+            table.row(row(name, text::exact(time), note(run, phase)));
         }
     }
     table.text(look, 2)
 }
 
-/// Time spent in these phases, or `None` when the run was never there.
-fn spent(run: &Run, phases: &[Phase]) -> Option<Millis> {
+/// Time spent in a phase, or `None` when the run was never there.
+fn spent(run: &Run, wanted: Phase) -> Option<Millis> {
     let ends = run.entered.iter().skip(1).map(|(_, at)| *at);
-    let spans = run.entered.iter().zip(ends).filter(|((phase, _), _)| phases.contains(phase));
+    let spans = run.entered.iter().zip(ends).filter(|((phase, _), _)| *phase == wanted);
     spans.map(|((_, from), to)| Millis(to.0.saturating_sub(from.0))).reduce(Millis::plus)
 }
 
 /// What came of a stage: its findings, where they say more than that it is done.
-fn note(run: &Run, phases: &[Phase]) -> String {
+fn note(run: &Run, phase: Phase) -> String {
     let mut notes = Vec::new();
-    if let Some(promotion) = run.promotion.as_ref().filter(|_| phases.contains(&Phase::Fencing)) {
+    if let Some(promotion) = run.promotion.as_ref().filter(|_| phase == Phase::Fencing) {
         notes.push(proof(&promotion.proof));
     }
-    for step in run.steps.values().filter(|step| phases.contains(&step.phase)) {
+    for step in run.steps.values().filter(|step| step.phase == phase) {
         let Some(Outcome::Done(found)) = &step.outcome else { continue };
         if matches!(found, Finding::Promoted { .. } | Finding::Routed { .. } | Finding::Proved { .. }) {
             notes.push(format!("{}{}", target(step), finding(found).replacen(", ", ": ", 1)));

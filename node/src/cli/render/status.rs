@@ -1,6 +1,7 @@
 //! `mesh status` and `mesh node list`.
 
 use mesh_proto::Millis;
+use mesh_proto::command::Verdict;
 use mesh_proto::evidence::{GuardStatus, ProcessState, Sighting, WriteProbe};
 use mesh_proto::operator::{GroupStatus, InstanceStatus, NodeView, RouteStatus, StatusView};
 
@@ -62,7 +63,9 @@ fn of_group(group: &GroupStatus, look: &Look) -> String {
         let paused = format!("for at most {}: {reason}", text::length(*length));
         out.push_str(&look.labelled(Tone::Warn, "  paused   ", &paused));
     }
-    if let Some(why) = group.blocked.as_ref().or(group.verdict.blocked.as_ref()) {
+    // A healthy or paused group's first line said it already.
+    let said = group.pause.is_some() || group.verdict.verdict == Verdict::Healthy;
+    if let Some(why) = group.blocked.as_ref().or(group.verdict.blocked.as_ref()).filter(|_| !said) {
         out.push_str(&look.labelled(Tone::Warn, "  blocked  ", why));
     }
     let mut table =
@@ -155,19 +158,29 @@ fn seen_by(sightings: &[(mesh_proto::AgentName, Sighting)]) -> (Tone, String) {
         return (Tone::Warn, "nobody".to_owned());
     }
     if bad.is_empty() {
-        let odd =
-            good.iter().filter_map(|(agent, sighting)| odd(sighting).map(|word| format!("{agent}: {word}")));
-        let odd: Vec<_> = odd.collect();
+        let odd: Vec<_> = good
+            .iter()
+            .filter_map(|(agent, sighting)| odd(sighting).map(|word| format!("{agent}: {word}")))
+            .collect();
         let all = if good.len() == 1 { "1 agent".to_owned() } else { format!("all {} agents", good.len()) };
         return if odd.is_empty() { (Tone::Good, all) } else { (Tone::Warn, odd.join(", ")) };
     }
-    let misses = bad.iter().map(|(agent, sighting)| {
-        let since = sighting.lost_for.map(|time| format!(" for {}", text::length(time))).unwrap_or_default();
-        format!("{agent}: {}{since}", text::seen(sighting.seen))
-    });
-    let misses: Vec<_> = misses.collect();
-    let tone = if good.is_empty() { Tone::Bad } else { Tone::Warn };
-    (tone, format!("{} of {}; {}", good.len(), sightings.len(), misses.join(", ")))
+    if good.is_empty() {
+        return (Tone::Bad, format!("none of {}: {}", bad.len(), misses(&bad)));
+    }
+    let names: Vec<_> = bad.iter().map(|(agent, _)| agent.to_string()).collect();
+    let says = format!("{} of {}; not {} ({})", good.len(), sightings.len(), names.join(", "), misses(&bad));
+    (Tone::Warn, says)
+}
+
+/// What those see who do not see it: `refused for 3.2 s, timed out`.
+fn misses(bad: &[&(mesh_proto::AgentName, Sighting)]) -> String {
+    let mut words: Vec<&str> = bad.iter().map(|(_, sighting)| text::seen(sighting.seen)).collect();
+    words.sort_unstable();
+    words.dedup();
+    let longest = bad.iter().filter_map(|(_, sighting)| sighting.lost_for).max();
+    let since = longest.map(|time| format!(" for {}", text::length(time))).unwrap_or_default();
+    format!("{}{since}", words.join(" or "))
 }
 
 /// An answer that is neither a loss nor what a working server says.
@@ -205,7 +218,7 @@ fn notes(instance: &InstanceStatus) -> Vec<(Tone, String)> {
 
 fn route_line(group: &GroupStatus, route: &RouteStatus, look: &Look) -> String {
     let (tone, leads) = match (&route.leads_to, route.epoch) {
-        (Some(instance), Some(epoch)) if Some(instance) == group.primary.as_ref() && epoch == group.epoch => {
+        (Some(instance), Some(_)) if !headline::astray(group, route) => {
             (Tone::Plain, format!("leads to {instance}"))
         }
         (Some(instance), Some(epoch)) => (Tone::Bad, format!("still leads to {instance}, of epoch {epoch}")),
