@@ -180,3 +180,37 @@ async fn a_stranger_on_the_port_is_named() {
     drop(listener);
     quiet(&primary, &proof, soon(2)).await.unwrap();
 }
+
+/// Run by the next test in a process of its own; does nothing otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn helper_guard_that_will_be_killed() {
+    let Ok(home) = std::env::var("MESH_TEST_HELPER_HOME") else { return };
+    let lab = Lab::new();
+    let instance = lab.instance("a");
+    start_primary(&instance).await;
+    std::fs::write(&home, instance.data_dir().to_str().unwrap()).unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_guard_takes_its_server_down() {
+    let lab = Lab::new();
+    let note = lab.path().join("where");
+    let mut guard = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["helper_guard_that_will_be_killed", "--exact"])
+        .env("MESH_TEST_HELPER_HOME", &note)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let read = || std::fs::read_to_string(&note).unwrap_or_default();
+    eventually("the helper has started a server", async || !read().is_empty()).await;
+    let data = std::path::PathBuf::from(read());
+    let tree = mesh_adapters::process::DirectoryTree::new(data.clone(), None);
+    assert!(tree.scan().unwrap().len() > 3);
+    let killed = Instant::now();
+    guard.kill().unwrap();
+    guard.wait().unwrap();
+    eventually("the server is gone with its guard", async || tree.scan().unwrap().is_empty()).await;
+    figure("death of the guard to the end of its server", killed.elapsed());
+    std::fs::remove_dir_all(data.parent().unwrap().parent().unwrap()).unwrap();
+}

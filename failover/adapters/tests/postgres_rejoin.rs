@@ -296,3 +296,55 @@ async fn the_log_reader_agrees_with_pg_waldump() {
     let padded = format!("lsn: {:X}/{:08X}", last.start.0 >> 32, last.start.0 & 0xFFFF_FFFF);
     assert!(lines.last().unwrap().contains(&padded), "{padded} / {}", lines.last().unwrap());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_strayed_standby_keeps_its_position_and_is_rewound() {
+    let lab = Lab::new();
+    let (a, a_master, standbys) = group(&lab, &["b", "c"]).await;
+    let [(b, _), (c, c_master)] = &standbys[..] else { unreachable!() };
+    freeze(b, soon(5)).await.unwrap();
+    write(&a, "ahead").await;
+    fence_quiet(&a, &a_master).await;
+    let strayed = freeze(c, soon(5)).await.unwrap();
+    promote(b, None, soon(5)).await.unwrap();
+    checkpoint(b, soon(10)).await.unwrap();
+    write(b, "new").await;
+    assert!(position(b, soon(5)).await.is_err());
+    let tried = follow(c, &upstream(b, "c"), 2, Instant::now() + Duration::from_millis(1500)).await;
+    assert!(tried.is_err(), "{tried:?}");
+    let after = position(c, soon(5)).await.unwrap();
+    assert!(after.end >= strayed.end, "{after:?} {strayed:?}");
+    assert_eq!(after.timeline, 1);
+    fence_quiet(c, c_master).await;
+    let done = rejoined(c, &back_to(b, "c")).await;
+    assert_eq!(done.how, How::Rewind);
+    eventually("the strayed standby replays", async || has(c, "new").await).await;
+    assert!(!has(c, "ahead").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dead_log_says_what_a_candidate_lacks() {
+    let lab = Lab::new();
+    let (a, a_master, standbys) = group(&lab, &["b"]).await;
+    let (b, _) = &standbys[0];
+    write(&a, "held").await;
+    let end = client(&a).await.query_one("SELECT pg_current_wal_lsn()::text", &[]).await.unwrap();
+    confirm(b, end.get::<_, String>(0).parse().unwrap(), soon(5)).await.unwrap();
+    let whole = freeze(b, soon(5)).await.unwrap();
+    write(&a, "one").await;
+    write(&a, "two").await;
+    let alive = crash_scan(&a, whole.system_identifier, whole.replayed, whole.end, soon(5)).await;
+    assert!(matches!(alive, Err(CrashScanError::Running { .. })), "{alive:?}");
+    fence_quiet(&a, &a_master).await;
+    let began = Instant::now();
+    let lost = crash_scan(&a, whole.system_identifier, whole.replayed, whole.end, soon(5)).await.unwrap();
+    figure("crash scan", began.elapsed());
+    assert_eq!(lost.commits_beyond, 2);
+    let none = crash_scan(&a, whole.system_identifier, whole.replayed, lost.end, soon(5)).await.unwrap();
+    assert_eq!((none.commits_beyond, none.bytes_beyond), (0, 0));
+    let inside = mesh_proto::Lsn(whole.replayed.0 + 8);
+    let unknown = crash_scan(&a, whole.system_identifier, inside, whole.end, soon(5)).await;
+    assert!(matches!(unknown, Err(CrashScanError::NoRecord { .. })), "{unknown:?}");
+    let foreign = crash_scan(&a, 1, whole.replayed, whole.end, soon(5)).await;
+    assert!(matches!(foreign, Err(CrashScanError::OtherCluster { .. })), "{foreign:?}");
+}

@@ -20,12 +20,18 @@ async fn crash_failover_end_to_end() {
     let lab = Lab::new();
     let (a, a_master, standbys) = group(&lab, &["b", "c"]).await;
     let [(b, _), (c, _)] = &standbys[..] else { unreachable!() };
+    record_epoch(&a, &row(1, "a"), Durability::Local, soon(5)).await.unwrap();
+    // A guard asks its standby all the time, so its session is warm.
+    for standby in [b, c] {
+        position(standby, soon(5)).await.unwrap();
+    }
     let writers = Writers::start(&a, 4).await;
     let died = Instant::now();
     a_master.process().signal(Signal::KILL).unwrap();
     a_master.death().await.unwrap();
     let hard = FencePlan { budget: Duration::from_secs(1), mode: FenceMode::Hard };
     let proof = fence(&a, Some(&a_master), hard).await.unwrap();
+    figure("kill of the postmaster to no-ack", died.elapsed());
     let froze = Instant::now();
     let (at_b, at_c) = tokio::join!(freeze(b, soon(5)), freeze(c, soon(5)));
     figure("freeze of two standbys", froze.elapsed());
@@ -211,7 +217,7 @@ async fn a_probe_tells_states_apart() {
     let ProbeOutcome::Writable(facts) = &first.outcome else { panic!("{first:?}") };
     assert_eq!((facts.timeline, &facts.epoch), (1, &None));
     record_epoch(&a, &row(5, "a"), Durability::Local, soon(5)).await.unwrap();
-    client(&a).await.batch_execute("GRANT USAGE ON SCHEMA mesh TO mesh_probe").await.unwrap();
+    client(&a).await.batch_execute("REVOKE SELECT ON mesh.epoch FROM mesh_probe").await.unwrap();
     let blind = probe.probe(wait).await;
     assert!(matches!(&blind.outcome, ProbeOutcome::Writable(facts) if facts.epoch.is_none()), "{blind:?}");
     client(&a).await.batch_execute("GRANT SELECT ON mesh.epoch TO mesh_probe").await.unwrap();

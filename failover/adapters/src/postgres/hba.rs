@@ -91,6 +91,23 @@ pub async fn set_clients(instance: &Instance, clients: Clients, deadline: Instan
     reload_and_wait(instance, &session, deadline).await
 }
 
+/// Ends the sessions of clients; mesh's own and replication stay. For a standby that is about to be promoted, or a
+/// primary that the routes have left. Never for one whose sessions wait for standbys: ending such a wait
+/// tells the client that its commit succeeded.
+///
+/// # Errors
+/// When the server cannot be told.
+pub async fn end_clients(instance: &Instance, deadline: Instant) -> Result<u32, SqlError> {
+    let settings = instance.settings();
+    let session = Session::local(instance, Durability::Local, deadline).await?;
+    let what = "end the clients' sessions";
+    let sql = "SELECT count(pg_terminate_backend(pid))::int FROM pg_stat_activity \
+               WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() AND usename <> ALL ($1)";
+    let ours = [&settings.superuser, &settings.probe.user, &settings.replication.user].map(String::as_str);
+    let row = session.row(what, sql, &[&ours.as_slice()], deadline).await?;
+    Ok(u32::try_from(get::<i32>(what, &row, 0)?).unwrap_or(0))
+}
+
 async fn check_lines(session: &Session, deadline: Instant) -> Result<(), HbaError> {
     let what = "check pg_hba";
     let sql = "SELECT coalesce(line_number, 0), error FROM pg_hba_file_rules WHERE error IS NOT NULL LIMIT 1";

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::sql::WarmSession;
 use crate::process::{DirectoryTree, RunAs};
 
 /// Everything mesh must be told about one instance of this host.
@@ -91,10 +92,13 @@ pub enum OpenError {
 }
 
 /// Settings whose paths are resolved, with the process tree that belongs to them.
+///
+/// Clones share one warm superuser session, so that the steps of a failover do not each wait for a new backend.
 #[derive(Clone, Debug)]
 pub struct Instance {
     settings: Settings,
     tree: DirectoryTree,
+    warm: WarmSession,
 }
 
 impl Instance {
@@ -117,7 +121,7 @@ impl Instance {
         }
         settings.data_dir.clone_from(&data_dir);
         let tree = DirectoryTree::new(data_dir, settings.cgroup.clone());
-        Ok(Instance { settings, tree })
+        Ok(Instance { settings, tree, warm: WarmSession::default() })
     }
 
     /// The settings, with the data directory canonical.
@@ -136,6 +140,11 @@ impl Instance {
     #[must_use]
     pub fn tree(&self) -> &DirectoryTree {
         &self.tree
+    }
+
+    /// The session kept open between operations.
+    pub(super) fn warm(&self) -> &WarmSession {
+        &self.warm
     }
 
     /// Where TCP clients reach it.

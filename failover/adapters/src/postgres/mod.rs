@@ -7,6 +7,7 @@
 mod conf;
 mod conninfo;
 mod control_data;
+mod crash_scan;
 mod doctor;
 mod durable;
 mod fence;
@@ -35,6 +36,7 @@ pub use conninfo::Upstream;
 pub use control_data::{
     ClusterState, ControlData, ControlDataError, PostmasterPid, PostmasterStatus, control_data,
 };
+pub use crash_scan::{CrashScan, CrashScanError, crash_scan};
 pub use doctor::{Finding, Severity, doctor};
 pub use durable::DurableError;
 pub use fence::{
@@ -43,7 +45,7 @@ pub use fence::{
 };
 pub use gate::{GateError, Quorum, SyncSetting, set_sync};
 pub use handover::{ShutdownPoint, StopError, Stopped, shutdown_point, stop_fast};
-pub use hba::{Clients, HbaError, set_clients, write_hba};
+pub use hba::{Clients, HbaError, end_clients, set_clients, write_hba};
 pub use identify::{IdentifyError, Identity, identify};
 pub use inspect::{InspectError, Inspection, inspect, program_version};
 pub use instance::{Credentials, Instance, OpenError, Settings, default_mesh_hba};

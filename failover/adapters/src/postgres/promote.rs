@@ -9,7 +9,7 @@ use tokio_postgres::error::SqlState;
 use super::conf::alter_system;
 use super::gate::SyncSetting;
 use super::instance::Instance;
-use super::sql::{Durability, Session, SqlError, get};
+use super::sql::{Durability, Session, SqlError, get, identifier};
 
 /// A promoted instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub async fn promote(
     deadline: Instant,
 ) -> Result<Promoted, PromoteError> {
     let began = Instant::now();
-    let session = Session::local(instance, Durability::Local, deadline).await?;
+    let session = instance.warm().take(instance, deadline).await?;
     let was_standby = still_in_recovery(&session, deadline).await?;
     if was_standby {
         if let Some(sync) = sync {
@@ -67,6 +67,7 @@ pub async fn promote(
         }
     }
     let timeline = written_timeline(&session, deadline).await?;
+    instance.warm().give_back(session);
     Ok(Promoted { timeline, was_standby, took: began.elapsed() })
 }
 
@@ -152,8 +153,8 @@ const SCHEMA: &str = "
         route text PRIMARY KEY, epoch bigint NOT NULL, at timestamptz NOT NULL);";
 
 /// What the observers' role may do with it: see the epoch, and write the proof of a route. Nothing else.
-fn grants(probe: &str) -> String {
-    let role = format!("\"{}\"", probe.replace('"', "\"\""));
+pub(super) fn grants(probe: &str) -> String {
+    let role = identifier(probe);
     format!(
         "GRANT USAGE ON SCHEMA mesh TO {role}; GRANT SELECT ON mesh.epoch TO {role}; \
          GRANT SELECT, INSERT, UPDATE ON mesh.route_proof TO {role};"
@@ -193,8 +194,8 @@ pub async fn record_epoch(
 ) -> Result<Recorded, EpochError> {
     let epoch = i64::try_from(row.epoch).map_err(|_| EpochError::TooLarge)?;
     let lease_no = i64::try_from(row.lease_no).map_err(|_| EpochError::TooLarge)?;
-    let session = Session::local(instance, durability, deadline).await?;
-    session.run("begin", "BEGIN", deadline).await?;
+    let session = instance.warm().take(instance, deadline).await?;
+    session.run("begin", durability.begin(), deadline).await?;
     ensure_schema(&session, &instance.settings().probe.user, deadline).await?;
     session.run("lock the epoch", "LOCK TABLE mesh.epoch IN SHARE ROW EXCLUSIVE MODE", deadline).await?;
     let what = "read the latest epoch";
@@ -214,6 +215,7 @@ pub async fn record_epoch(
         session.rows("write the epoch", sql, &[&epoch, &lease_no, &row.instance], deadline).await?;
     }
     session.run("commit the epoch", "COMMIT", deadline).await?;
+    instance.warm().give_back(session);
     Ok(if there { Recorded::AlreadyThere } else { Recorded::Written })
 }
 

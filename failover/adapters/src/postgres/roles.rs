@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use super::instance::{Credentials, Instance};
 use super::passfile::{PassfileError, password_of};
-use super::promote::ensure_schema;
+use super::promote::{ensure_schema, grants};
 use super::sql::{Durability, Session, SqlError, get, identifier, literal};
 
 /// What becomes of the password of a role that has one.
@@ -62,11 +62,9 @@ pub async fn prepare(
     role(&session, &settings.probe, "LOGIN", passwords, &mut done, deadline).await?;
     role(&session, &settings.replication, "LOGIN REPLICATION", passwords, &mut done, deadline).await?;
     ensure_schema(&session, &settings.probe.user, deadline).await?;
-    let (probe, replication) = (identifier(&settings.probe.user), identifier(&settings.replication.user));
-    let grants = format!(
-        "GRANT USAGE ON SCHEMA mesh TO {probe}; GRANT SELECT ON mesh.epoch TO {probe}; \
-         GRANT EXECUTE ON FUNCTION {REWIND_GRANTS} TO {replication};"
-    );
+    let replication = identifier(&settings.replication.user);
+    let rewind = format!("GRANT EXECUTE ON FUNCTION {REWIND_GRANTS} TO {replication};");
+    let grants = grants(&settings.probe.user) + &rewind;
     session.run("grant", &grants, deadline).await?;
     session.run("commit", "COMMIT", deadline).await?;
     Ok(done)

@@ -1,6 +1,7 @@
 //! SQL sessions with a deadline on every step. tokio-postgres has a connect timeout only for TCP and none for queries,
 //! so each await is bounded here. A session ends with its value: the task that drives it is aborted on drop.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use mesh_proto::Lsn;
@@ -90,6 +91,15 @@ pub enum Durability {
 }
 
 impl Durability {
+    /// Begins a transaction whose commit waits for this.
+    pub(super) fn begin(self) -> &'static str {
+        match self {
+            Durability::Local => "BEGIN; SET LOCAL synchronous_commit = local",
+            Durability::Quorum => "BEGIN; SET LOCAL synchronous_commit = on",
+            Durability::AsConfigured => "BEGIN; SET LOCAL synchronous_commit TO DEFAULT",
+        }
+    }
+
     fn option(self) -> &'static str {
         match self {
             Durability::Local => "-c synchronous_commit=local",
@@ -212,6 +222,35 @@ impl Session {
     ) -> Result<Vec<Row>, SqlError> {
         let done = bounded(what, deadline, self.client.query(sql, params)).await?;
         done.map_err(|source| SqlError::Query { what, source })
+    }
+}
+
+/// A superuser session kept open between operations. One that is taken is given back only by an operation that ended
+/// well: after a deadline an answer may still be under way in it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct WarmSession(Arc<Mutex<Option<Session>>>);
+
+/// The server ends a statement of the warm session after this long; the caller's deadline comes sooner.
+const WARM_STATEMENT: Duration = Duration::from_secs(60);
+
+impl WarmSession {
+    /// Takes the warm session if it still answers, else opens one.
+    pub(super) async fn take(&self, instance: &Instance, deadline: Instant) -> Result<Session, SqlError> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(session) = kept {
+            // The server may have been restarted since; an empty query costs a tenth of a new session.
+            match session.run("wake the session", "", deadline).await {
+                Ok(()) => return Ok(session),
+                Err(error) if error.is_deadline() => return Err(error),
+                Err(error) => tracing::debug!(%error, "the warm session is gone"),
+            }
+        }
+        Session::local_lasting(instance, Durability::Local, WARM_STATEMENT, deadline).await
+    }
+
+    /// Gives a session back that has no answer and no transaction under way.
+    pub(super) fn give_back(&self, session: Session) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(session);
     }
 }
 

@@ -10,7 +10,7 @@ use super::conf::alter_system;
 use super::conninfo::Upstream;
 use super::identify::{IdentifyError, identify};
 use super::instance::Instance;
-use super::sql::{Durability, Session, SqlError, get, get_lsn};
+use super::sql::{Session, SqlError, get, get_lsn};
 
 /// Poll interval where PostgreSQL has no event to offer.
 const POLL: Duration = Duration::from_millis(1);
@@ -74,7 +74,7 @@ pub enum StandbyError {
 /// # Errors
 /// When it is no standby or the receiver is not gone at the deadline; freezing then may happen later.
 pub async fn freeze(instance: &Instance, deadline: Instant) -> Result<Position, StandbyError> {
-    let session = Session::local(instance, Durability::Local, deadline).await?;
+    let session = instance.warm().take(instance, deadline).await?;
     in_recovery(&session, deadline).await?;
     alter_system(&session, &[("primary_conninfo", Some(String::new()))], deadline).await?;
     // The receiver may be between two lives while the startup process has not reloaded yet, so both must be seen.
@@ -82,15 +82,20 @@ pub async fn freeze(instance: &Instance, deadline: Instant) -> Result<Position, 
     let sql = "SELECT current_setting('primary_conninfo') = '' \
                AND NOT EXISTS (SELECT FROM pg_stat_wal_receiver)";
     let mut calm = 0;
-    while calm < 2 {
+    loop {
         let row = session.row(what, sql, &[], deadline).await?;
         calm = if get(what, &row, 0)? { calm + 1 } else { 0 };
-        if calm < 2 && Instant::now() >= deadline {
+        if calm == 2 {
+            break;
+        }
+        if Instant::now() >= deadline {
             return Err(StandbyError::StillReceiving);
         }
         tokio::time::sleep(POLL).await;
     }
-    read_position(instance, &session, deadline).await
+    let position = read_position(instance, &session, deadline).await?;
+    instance.warm().give_back(session);
+    Ok(position)
 }
 
 /// Reads the position. Comparable between standbys only when both are frozen.
@@ -98,8 +103,10 @@ pub async fn freeze(instance: &Instance, deadline: Instant) -> Result<Position, 
 /// # Errors
 /// When it is no standby, or does not answer in time.
 pub async fn position(instance: &Instance, deadline: Instant) -> Result<Position, StandbyError> {
-    let session = Session::local(instance, Durability::Local, deadline).await?;
-    read_position(instance, &session, deadline).await
+    let session = instance.warm().take(instance, deadline).await?;
+    let position = read_position(instance, &session, deadline).await?;
+    instance.warm().give_back(session);
+    Ok(position)
 }
 
 async fn read_position(
@@ -112,15 +119,15 @@ async fn read_position(
     let sql = "SELECT pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn(), pg_is_wal_replay_paused(), \
                r.received_tli, r.sender_host, r.status = 'streaming' \
                FROM (VALUES (1)) AS one LEFT JOIN pg_stat_wal_receiver r ON true";
-    let row = session.row(what, sql, &[], deadline).await?;
+    let (row, identity) = tokio::join!(session.row(what, sql, &[], deadline), identify(instance, deadline));
+    let (row, identity) = (row?, identity?);
     let received = get_lsn(what, &row, 0)?;
     let replayed = get_lsn(what, &row, 1)?.unwrap_or(Lsn::INVALID);
     let received_timeline: Option<i32> = get(what, &row, 3)?;
     let sender: Option<String> = get(what, &row, 4)?;
     let streams: Option<bool> = get(what, &row, 5)?;
-    // Asked last, and taken as a floor: it knows the timeline of replay and the flush position on it.
-    let identity = identify(instance, deadline).await?;
     let receiver_timeline = received_timeline.and_then(|t| u32::try_from(t).ok()).unwrap_or(0);
+    // `identity` knows the timeline of replay and the flush position on it; the receiver may be a timeline ahead.
     Ok(Position {
         system_identifier: identity.system_identifier,
         timeline: identity.timeline.max(receiver_timeline),
@@ -139,7 +146,7 @@ async fn read_position(
 /// # Errors
 /// Where it is at the deadline.
 pub async fn confirm(instance: &Instance, wanted: Lsn, deadline: Instant) -> Result<Lsn, StandbyError> {
-    let session = Session::local(instance, Durability::Local, deadline).await?;
+    let session = instance.warm().take(instance, deadline).await?;
     let what = "wait for a position";
     let sql = "SELECT pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn()";
     let mut at = None;
@@ -153,7 +160,10 @@ pub async fn confirm(instance: &Instance, wanted: Lsn, deadline: Instant) -> Res
             (Err(error), _) => return Err(error.into()),
         }
         match at {
-            Some(at) if at >= wanted => return Ok(at),
+            Some(at) if at >= wanted => {
+                instance.warm().give_back(session);
+                return Ok(at);
+            }
             Some(at) if Instant::now() >= deadline => return Err(StandbyError::NotReached { at, wanted }),
             Some(_) | None => {}
         }
@@ -172,11 +182,13 @@ pub async fn follow(
     timeline: u32,
     deadline: Instant,
 ) -> Result<Position, StandbyError> {
-    let session = Session::local(instance, Durability::Local, deadline).await?;
+    let session = instance.warm().take(instance, deadline).await?;
     in_recovery(&session, deadline).await?;
     let conninfo = upstream.conninfo(instance.settings());
     alter_system(&session, &[("primary_conninfo", Some(conninfo.clone()))], deadline).await?;
-    wait_streaming(instance, &session, upstream, timeline, deadline).await
+    let position = wait_streaming(instance, &session, upstream, timeline, deadline).await?;
+    instance.warm().give_back(session);
+    Ok(position)
 }
 
 /// Waits until the standby streams a timeline from a primary, as seen on the standby. After a promotion the receiver
