@@ -5,6 +5,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod http;
+pub mod leash;
 pub mod rpc;
 pub mod telemetry;
 pub mod tls;
