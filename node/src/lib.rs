@@ -9,3 +9,4 @@ pub mod leash;
 pub mod rpc;
 pub mod telemetry;
 pub mod tls;
+pub mod voter;

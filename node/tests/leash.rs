@@ -82,6 +82,21 @@ fn a_deadline_that_nobody_extends_ends_everything_and_leaves_a_standby() {
 }
 
 #[test]
+fn now_means_everything_until_told_otherwise() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Server::start(dir.path());
+    let leash = leash(dir.path());
+    leash.feed(Duty::Now).unwrap();
+    assert!(server.ends_within(SOON).is_some());
+    let mut next = Server::start(dir.path());
+    assert!(next.ends_within(SOON).is_some());
+    let told = leash.feed(Duty::Bound).unwrap();
+    assert!(within(SOON, || leash.knows(told)));
+    let mut last = Server::start(dir.path());
+    assert!(last.ends_within(MOMENT).is_none());
+}
+
+#[test]
 fn a_guard_that_goes_away_takes_its_instance_along_unless_it_has_no_duty() {
     for (duty, ends) in
         [(Duty::Bound, true), (Duty::Until(Reading::now().after(Millis(60_000))), true), (Duty::Idle, false)]
@@ -106,6 +121,7 @@ fn a_guard_that_goes_away_takes_its_instance_along_unless_it_has_no_duty() {
             Duty::Idle => (0_u64, 0),
             Duty::Bound => (1, 0),
             Duty::Until(at) => (2, at.boot.min(at.raw)),
+            Duty::Now => (3, 0),
         };
         let frame: Vec<u8> = [1, kind, at, at].iter().flat_map(|word| word.to_be_bytes()).collect();
         pipe.write_all(&frame).unwrap();

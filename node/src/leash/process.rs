@@ -28,6 +28,10 @@ const KILL_ATTEMPT: Duration = Duration::from_millis(500);
 const KILL_PAUSE: Duration = Duration::from_millis(20);
 /// How long killed processes may take to vanish before `standby.signal` is written all the same.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
+/// How long the disk may take for `standby.signal` before the leash turns to its guard again.
+const SIGNAL_WITHIN: Duration = Duration::from_millis(500);
+/// How often the leash looks for processes that started, or that are not gone yet.
+const LOOK_AGAIN: u64 = 50_000_000;
 /// What the command line looks like when somebody else starts it.
 const NOT_FOR_PEOPLE: &str = "mesh leash is started by mesh guard and by nobody else; nothing was done";
 
@@ -65,6 +69,10 @@ struct Watch {
     timer: OwnedFd,
     tree: DirectoryTree,
     duty: Duty,
+    /// It killed under this duty.
+    ended: bool,
+    /// It killed, and has not left `standby.signal` behind yet.
+    killed: bool,
     from_guard: io::Stdin,
     // Its signal handlers live as long as it does.
     _runtime: tokio::runtime::Runtime,
@@ -88,6 +96,8 @@ impl Watch {
             timer: timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::NONBLOCK)?,
             tree: DirectoryTree::new(data_dir, cgroup),
             duty: Duty::Idle,
+            ended: false,
+            killed: false,
             from_guard: io::stdin(),
             _runtime: runtime,
         })
@@ -101,16 +111,33 @@ impl Watch {
             if guard_died || silent {
                 match self.duty {
                     Duty::Idle => {}
-                    Duty::Bound | Duty::Until(_) => self.end_instance("its guard died"),
+                    Duty::Bound | Duty::Until(_) | Duty::Now => self.last_duty(),
                 }
                 return Ok(());
             }
-            if let Duty::Until(deadline) = self.duty
-                && Reading::now().reached(deadline)
-            {
-                self.end_instance("its guard did not extend the deadline");
-                self.duty = Duty::Bound;
+            match self.duty {
+                Duty::Idle | Duty::Bound => {}
+                Duty::Until(deadline) if !Reading::now().reached(deadline) => {}
+                Duty::Until(_) => {
+                    self.kill("its guard did not extend the deadline");
+                    self.duty = Duty::Now;
+                }
+                Duty::Now => self.kill("its guard says so"),
             }
+            self.leave_standby();
+        }
+    }
+
+    /// The guard is gone: ends everything, waits for it, and leaves a standby behind.
+    fn last_duty(&mut self) {
+        let until = Instant::now() + GONE_WITHIN;
+        self.kill("its guard died");
+        while self.killed && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(1));
+            self.leave_standby();
+        }
+        if self.killed {
+            self.write_signal();
         }
     }
 
@@ -118,6 +145,8 @@ impl Watch {
     /// that was suspended past the deadline wakes this process first of all.
     fn wait(&self) -> io::Result<(bool, bool)> {
         let nanos = match self.duty {
+            Duty::Now => LOOK_AGAIN,
+            Duty::Idle | Duty::Bound if self.killed => LOOK_AGAIN / 10,
             Duty::Idle | Duty::Bound => 0,
             // Zero would disarm the timer.
             Duty::Until(deadline) => Reading::now().until(deadline).max(1),
@@ -156,34 +185,60 @@ impl Watch {
             Err(error) => return Err(error.into()),
         }
         let frame = Frame::decode(&bytes).ok_or_else(|| io::Error::other("the guard sent no frame"))?;
-        self.duty = frame.duty;
+        if std::mem::replace(&mut self.duty, frame.duty) != frame.duty {
+            self.ended = false;
+        }
+        if self.duty == Duty::Now {
+            self.kill("its guard says so");
+        }
         // A guard that is gone cannot hear it; its death is noticed next.
         let _ = rustix::io::write(io::stdout(), &frame.number.to_be_bytes());
         Ok(true)
     }
 
-    /// Kills everything, however long it takes, and then makes sure that the instance comes up as a standby only.
-    fn end_instance(&self, why: &str) {
-        let dir = self.tree.dir().display();
-        say(&format!("leash: ending every process of {dir}: {why}"));
+    /// Kills everything, however long it takes. Repeated, it says nothing while there is nothing new to kill.
+    fn kill(&mut self, why: &str) {
         loop {
             match self.tree.kill(Instant::now() + KILL_ATTEMPT) {
-                Ok(_) => break,
+                Ok(report) if report.killed.is_empty() && self.ended => return,
+                Ok(report) => {
+                    let (dir, count) = (self.tree.dir().display(), report.killed.len());
+                    say(&format!("leash: killed {count} processes of {dir}: {why}"));
+                    (self.ended, self.killed) = (true, true);
+                    return;
+                }
                 Err(error) => {
                     say(&format!("leash: {error}"));
                     std::thread::sleep(KILL_PAUSE);
                 }
             }
         }
-        let until = Instant::now() + GONE_WITHIN;
-        while Instant::now() < until && self.tree.scan().is_ok_and(|left| !left.is_empty()) {
-            std::thread::sleep(Duration::from_millis(1));
+    }
+
+    /// Once nobody is left, makes sure that the instance comes up as a standby only.
+    fn leave_standby(&mut self) {
+        if self.killed && self.tree.scan().is_ok_and(|left| left.is_empty()) {
+            self.write_signal();
         }
-        match standby_signal(self.tree.dir()) {
-            Ok(()) => say(&format!("leash: {dir} is quiet; it comes up as a standby")),
-            Err(error) => {
-                say(&format!("leash: {dir} is killed, but standby.signal could not be written: {error}"))
-            }
+    }
+
+    /// The disk may hang, so another thread does it; only the last word before the end is waited for.
+    fn write_signal(&mut self) {
+        self.killed = false;
+        let dir = self.tree.dir().to_owned();
+        let shown = dir.display().to_string();
+        let (done, wait) = std::sync::mpsc::channel();
+        let write = move || {
+            // Nobody waits for it any more: the disk took too long.
+            let _ = done.send(standby_signal(&dir));
+        };
+        let result = match std::thread::Builder::new().name("signal".to_owned()).spawn(write) {
+            Ok(_) => wait.recv_timeout(SIGNAL_WITHIN).unwrap_or(Err(io::ErrorKind::TimedOut.into())),
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(()) => say(&format!("leash: {shown} is quiet; it comes up as a standby")),
+            Err(error) => say(&format!("leash: standby.signal of {shown} could not be written: {error}")),
         }
     }
 }

@@ -16,6 +16,8 @@ pub enum Duty {
     Bound,
     /// End the instance when the guard dies, and when either clock reaches its deadline.
     Until(Reading),
+    /// End the instance now, and whatever of it starts, until told otherwise.
+    Now,
 }
 
 /// A numbered duty.
@@ -31,6 +33,7 @@ impl Frame {
             Duty::Idle => (0, Reading { boot: 0, raw: 0 }),
             Duty::Bound => (1, Reading { boot: 0, raw: 0 }),
             Duty::Until(at) => (2, at),
+            Duty::Now => (3, Reading { boot: 0, raw: 0 }),
         };
         let mut bytes = [0; FRAME];
         for (slot, word) in bytes.chunks_exact_mut(8).zip([self.number, kind, at.boot, at.raw]) {
@@ -48,6 +51,7 @@ impl Frame {
             0 => Duty::Idle,
             1 => Duty::Bound,
             2 => Duty::Until(at),
+            3 => Duty::Now,
             _ => return None,
         };
         Some(Self { number, duty })
@@ -60,7 +64,7 @@ mod tests {
 
     #[test]
     fn frames_come_back_as_they_went() {
-        for duty in [Duty::Idle, Duty::Bound, Duty::Until(Reading { boot: 5, raw: u64::MAX })] {
+        for duty in [Duty::Idle, Duty::Bound, Duty::Now, Duty::Until(Reading { boot: 5, raw: u64::MAX })] {
             let frame = Frame { number: 7, duty };
             assert_eq!(Frame::decode(&frame.encode()), Some(frame));
         }
