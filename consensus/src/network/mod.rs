@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_proto::raft as pb;
-use tonic::Status;
+use tonic::{Extensions, Status};
 use tonic::transport::{Channel, Endpoint};
 
 pub(crate) use client::{Network, Peers};
@@ -23,12 +23,7 @@ pub(crate) const VERSION: u32 = 1;
 
 /// Decides whether the connection with these extensions may speak for this node: usually whether the peer
 /// certificate names it. An error refuses the message.
-pub type PeerCheck = Arc<dyn Fn(&http_extensions::Extensions, NodeId) -> Result<(), Status> + Send + Sync>;
-
-/// The type of a request's extensions.
-pub mod http_extensions {
-    pub use tonic::Extensions;
-}
+pub type PeerCheck = Arc<dyn Fn(&Extensions, NodeId) -> Result<(), Status> + Send + Sync>;
 
 /// Gives a channel to a member. Called once per member and kept; the channel must connect lazily and reconnect by
 /// itself. Use [`tune`] on its endpoint, or dead peers are noticed late.

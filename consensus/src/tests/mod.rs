@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tonic::transport::{Channel, Endpoint, Server};
 
 use crate::{
@@ -93,6 +93,7 @@ pub(crate) async fn listen() -> (TcpListener, u16) {
 struct Road {
     port: u16,
     cut: watch::Sender<bool>,
+    carried: Arc<std::sync::Mutex<JoinSet<()>>>,
     task: JoinHandle<()>,
 }
 
@@ -100,12 +101,19 @@ impl Road {
     async fn new(target: u16) -> Self {
         let (listener, port) = listen().await;
         let (cut, state) = watch::channel(false);
+        let carried = Arc::new(std::sync::Mutex::new(JoinSet::new()));
+        let connections = Arc::clone(&carried);
         let task = tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
-                tokio::spawn(carry(near, target, state.clone()));
+                connections.lock().unwrap().spawn(carry(near, target, state.clone()));
             }
         });
-        Self { port, cut, task }
+        Self { port, cut, carried, task }
+    }
+
+    /// Closes what is on the road, as the death of the process at its end does.
+    fn close(&self) {
+        self.carried.lock().unwrap().abort_all();
     }
 }
 
@@ -169,6 +177,11 @@ pub(crate) fn anyone() -> PeerCheck {
 
 impl World {
     pub(crate) fn new(timings: Timings) -> Self {
+        // RUST_LOG=openraft=info shows what the core does when a test fails.
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_test_writer()
+            .try_init();
         let dir = tempfile::Builder::new().prefix("mesh-consensus-").tempdir().unwrap();
         Self { dir, nodes: BTreeMap::new(), roads: Arc::default(), timings, tweak: |_| {} }
     }
@@ -271,6 +284,11 @@ impl World {
         }
         if let Some(consensus) = node.consensus.take() {
             consensus.shutdown().await;
+        }
+        for ((_, to), road) in self.roads.lock().await.iter() {
+            if *to == id {
+                road.close();
+            }
         }
     }
 
