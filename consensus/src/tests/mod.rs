@@ -1,6 +1,7 @@
 //! Voters over real loopback connections, real files, and links that can be cut.
 
 mod cluster;
+mod latency;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -168,6 +170,8 @@ pub(crate) struct World {
     pub(crate) nodes: BTreeMap<NodeId, Node>,
     roads: Arc<tokio::sync::Mutex<BTreeMap<(NodeId, NodeId), Road>>>,
     timings: Timings,
+    /// Without roads, for measurements.
+    direct: bool,
     pub(crate) tweak: fn(&mut Options),
 }
 
@@ -183,7 +187,7 @@ impl World {
             .with_test_writer()
             .try_init();
         let dir = tempfile::Builder::new().prefix("mesh-consensus-").tempdir().unwrap();
-        Self { dir, nodes: BTreeMap::new(), roads: Arc::default(), timings, tweak: |_| {} }
+        Self { dir, nodes: BTreeMap::new(), roads: Arc::default(), timings, direct: false, tweak: |_| {} }
     }
 
     /// Voters 1 to `count`, formed and led.
@@ -194,6 +198,20 @@ impl World {
     pub(crate) async fn formed_with(count: u64, timings: Timings, tweak: fn(&mut Options)) -> Self {
         let mut world = Self::new(timings);
         world.tweak = tweak;
+        world.form(count).await;
+        world
+    }
+
+    /// As [`World::formed`], without anything between the nodes.
+    pub(crate) async fn formed_directly(count: u64, timings: Timings) -> Self {
+        let mut world = Self::new(timings);
+        world.direct = true;
+        world.form(count).await;
+        world
+    }
+
+    async fn form(&mut self, count: u64) {
+        let world = self;
         for id in 1..=count {
             world.add(id).await;
         }
@@ -201,7 +219,6 @@ impl World {
             world.nodes.values().map(|node| (node.id, node.member.clone())).collect();
         world.nodes[&1].up().form(members).await.unwrap();
         world.leader().await;
-        world
     }
 
     /// A new node with a new store, running, no member yet.
@@ -217,7 +234,7 @@ impl World {
         let node = Node { id, path, port, member, listener: Some(listener), consensus: None, server: None };
         {
             let mut roads = self.roads.lock().await;
-            for other in self.nodes.values() {
+            for other in self.nodes.values().filter(|_| !self.direct) {
                 roads.insert((id, other.id), Road::new(other.port).await);
                 roads.insert((other.id, id), Road::new(port).await);
             }
@@ -266,6 +283,9 @@ impl World {
         let service = consensus.service();
         node.server = Some(tokio::spawn(async move {
             let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+            let incoming = incoming.inspect(|stream| {
+                let _ = stream.as_ref().map(|stream| stream.set_nodelay(true));
+            });
             Server::builder().add_service(service).serve_with_incoming(incoming).await.unwrap();
         }));
         node.consensus = Some(consensus);
