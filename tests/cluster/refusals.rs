@@ -108,7 +108,7 @@ async fn a_standby_of_another_system_is_refused() {
     let server = cluster.servers[DR].clone();
     server.stop_immediate().await.unwrap();
     std::fs::remove_dir_all(&server.data).unwrap();
-    server.found().await.unwrap();
+    server.found(cluster.ground()).await.unwrap();
     cluster.start_all().unwrap();
     agents_answer(&cluster).await;
     cluster.must(EAST, &["form"]).await.unwrap();

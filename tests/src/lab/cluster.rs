@@ -74,7 +74,7 @@ impl Cluster {
         for (site, host) in SITES.iter().zip(&hosts).take(2) {
             servers.push(Server::describe(&ground, host, &format!("pg-{site}"), &secrets)?);
         }
-        servers[EAST].found().await?;
+        servers[EAST].found(&ground).await?;
         servers[DR].follow(&servers[EAST]).await?;
         let backends: Vec<Backend> = servers
             .iter()

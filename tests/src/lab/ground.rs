@@ -48,6 +48,7 @@ pub enum Leave {
 pub struct Ground {
     dir: PathBuf,
     user: Option<User>,
+    account: String,
     block: Ipv4Addr,
     reaper: Option<(Child, ChildStdin)>,
     leave: Leave,
@@ -72,11 +73,12 @@ impl Ground {
     pub fn take(name: &str) -> Result<Self> {
         let (block, claim) = claim_block()?;
         let user = service_user()?;
+        let account = account()?;
         let dir =
             std::env::temp_dir().join(format!("mesh-{name}-{}-{}", std::process::id(), block.octets()[2]));
         std::fs::create_dir(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         let reaper = start_reaper(&dir, claim)?;
-        let ground = Self { dir, user, block, reaper: Some(reaper), leave: Leave::Nothing };
+        let ground = Self { dir, user, account, block, reaper: Some(reaper), leave: Leave::Nothing };
         ground.give(&ground.dir)?;
         ground.folder("log")?;
         Ok(ground)
@@ -91,6 +93,11 @@ impl Ground {
     #[must_use]
     pub fn user(&self) -> Option<&User> {
         self.user.as_ref()
+    }
+    /// Name of the account that the services run under.
+    #[must_use]
+    pub fn account(&self) -> &str {
+        &self.account
     }
     /// The `n`-th address of the lab's loopback block.
     #[must_use]
@@ -224,8 +231,7 @@ fn service_user() -> Result<Option<User>> {
     if !is_root() {
         return Ok(None);
     }
-    let accounts = std::fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
-    let line = accounts.lines().find(|line| line.starts_with("postgres:"));
+    let line = account_line(|fields| fields.first() == Some(&"postgres"))?;
     let line = line.context("as root the lab needs the account `postgres`; `make deps` installs it")?;
     let mut fields = line.split(':').skip(2);
     let mut number = || fields.next().and_then(|field| field.parse().ok());
@@ -233,6 +239,23 @@ fn service_user() -> Result<Option<User>> {
         bail!("the line of `postgres` in /etc/passwd is not understood: {line}");
     };
     Ok(Some(User { name: "postgres".to_owned(), uid, gid }))
+}
+
+fn account() -> Result<String> {
+    if is_root() {
+        return Ok("postgres".to_owned());
+    }
+    let own = rustix::process::geteuid().as_raw().to_string();
+    let line = account_line(|fields| fields.get(2) == Some(&own.as_str()))?;
+    let name = line.as_deref().and_then(|line| line.split(':').next());
+    name.map(str::to_owned)
+        .with_context(|| format!("user {own} has no line in /etc/passwd: PostgreSQL needs its name"))
+}
+
+fn account_line(wanted: impl Fn(&[&str]) -> bool) -> Result<Option<String>> {
+    let accounts = std::fs::read_to_string("/etc/passwd").context("cannot read /etc/passwd")?;
+    let mut lines = accounts.lines().filter(|line| wanted(&line.split(':').collect::<Vec<_>>()));
+    Ok(lines.next().map(str::to_owned))
 }
 
 fn set_mode(path: &Path, mode: u32) -> Result<()> {

@@ -146,11 +146,12 @@ fn config(
     if let Some(server) = server {
         text.push_str(&format!(
             "[[instance]]\nname = \"{instance}\"\ngroup = \"{GROUP}\"\ndata_dir = \"{data}\"\nbin_dir = \"{bin}\"\n\
-             port = {port}\nsocket_dir = \"{socket}\"\nsuperuser = \"postgres\"\ndatabase = \"postgres\"\n\
+             port = {port}\nsocket_dir = \"{socket}\"\nsuperuser = \"{superuser}\"\ndatabase = \"postgres\"\n\
              replication_user = \"{REPL}\"\nreplication_passfile = \"{passfile}\"\nguard_listen = \"{ip}:{guard}\"\n\
              state_dir = \"{home}/guard\"\nlog_file = \"{log}\"\n\
              cert = \"{home}/guard-tls/guard.crt\"\nkey = \"{home}/guard-tls/guard.key\"\n",
             instance = server.name,
+            superuser = server.superuser,
             data = server.data.display(),
             bin = server.bin.display(),
             port = port::POSTGRES,

@@ -21,6 +21,8 @@ const SOON: Duration = Duration::from_secs(5);
 pub const APP: &str = "app";
 /// Role of the observers.
 pub const PROBE: &str = "mesh_probe";
+/// Superuser of the lab itself. Not the one of mesh, which logs in as the services' own account and by that alone.
+const ADMIN: &str = "lab_admin";
 /// Role for replication and rewind.
 pub const REPL: &str = "mesh_repl";
 
@@ -33,6 +35,8 @@ pub struct Secrets {
     pub probe: String,
     /// Of [`REPL`].
     pub repl: String,
+    /// Of the lab's own superuser.
+    admin: String,
 }
 
 impl Secrets {
@@ -41,10 +45,10 @@ impl Secrets {
     /// # Errors
     /// When it cannot be read.
     pub fn draw() -> Result<Self> {
-        let mut bytes = [0_u8; 24];
+        let mut bytes = [0_u8; 32];
         std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes)?;
         let word = |at: usize| bytes[at..at + 8].iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { app: word(0), probe: word(8), repl: word(16) })
+        Ok(Self { app: word(0), probe: word(8), repl: word(16), admin: word(24) })
     }
 }
 
@@ -65,6 +69,8 @@ pub struct Server {
     pub passfile: PathBuf,
     /// Where PostgreSQL's programs are.
     pub bin: PathBuf,
+    /// The superuser that `initdb` makes: named as the account, so that it is known over the Unix socket.
+    pub superuser: String,
     secrets: Secrets,
 }
 
@@ -104,6 +110,7 @@ impl Server {
             log: ground.log(name),
             passfile,
             bin: programs()?,
+            superuser: ground.account().to_owned(),
             secrets: secrets.clone(),
         })
     }
@@ -112,8 +119,8 @@ impl Server {
     ///
     /// # Errors
     /// When PostgreSQL refuses.
-    pub async fn found(&self) -> Result<()> {
-        let args = ["-k", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "-D"];
+    pub async fn found(&self, ground: &Ground) -> Result<()> {
+        let args = ["-k", "-U", &self.superuser, "-A", "peer", "-E", "UTF8", "--locale=C.UTF-8", "-D"];
         self.tool("initdb", args.map(str::to_owned).into_iter().chain([show(&self.data)])).await?;
         // Nothing of this host in here: pg_basebackup and pg_rewind copy the file to other hosts.
         let conf = "wal_log_hints = on\nrestart_after_crash = off\nmax_connections = 60\n\
@@ -122,15 +129,21 @@ impl Server {
         append(&self.data.join("postgresql.conf"), conf)?;
         let net = self.host.network();
         let hba = format!(
-            "local all postgres trust\nlocal all all scram-sha-256\n\
+            "local all {} peer\nlocal all all scram-sha-256\n\
              host all {APP},{PROBE} {net} scram-sha-256\n\
-             host postgres,replication {REPL} {net} scram-sha-256\n"
+             host postgres,replication {REPL} {net} scram-sha-256\n",
+            self.superuser
         );
         std::fs::write(self.data.join("pg_hba.conf"), hba)?;
         self.start().await?;
-        let Secrets { app, probe, repl } = &self.secrets;
-        self.superuser(&format!(
-            "CREATE ROLE {APP} LOGIN PASSWORD '{app}';
+        self.make_roles(ground).await
+    }
+
+    async fn make_roles(&self, ground: &Ground) -> Result<()> {
+        let Secrets { app, probe, repl, admin } = &self.secrets;
+        let sql = format!(
+            "CREATE ROLE {ADMIN} SUPERUSER LOGIN PASSWORD '{admin}';
+             CREATE ROLE {APP} LOGIN PASSWORD '{app}';
              CREATE ROLE {PROBE} LOGIN PASSWORD '{probe}';
              CREATE ROLE {REPL} LOGIN REPLICATION PASSWORD '{repl}';
              GRANT EXECUTE ON FUNCTION pg_ls_dir(text, boolean, boolean) TO {REPL};
@@ -139,8 +152,14 @@ impl Server {
              GRANT EXECUTE ON FUNCTION pg_read_binary_file(text, bigint, bigint, boolean) TO {REPL};
              CREATE TABLE lab (id bigint PRIMARY KEY, writer text NOT NULL DEFAULT 'route');
              GRANT SELECT, INSERT ON lab TO {APP};"
-        ))
-        .await
+        );
+        // A file, not an argument: arguments can be read by everybody.
+        let file = ground.file(&format!("{}/roles.sql", self.name), &sql)?;
+        let port = port::POSTGRES.to_string();
+        let (socket, file) = (show(&self.socket), show(&file));
+        let args =
+            ["-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", &socket, "-p", &port, "-d", "postgres", "-f", &file];
+        self.tool("psql", args.map(str::to_owned)).await.map(|_| ())
     }
 
     /// Makes it a standby of `primary` and starts it.
@@ -283,7 +302,8 @@ impl Server {
 
     fn local(&self) -> tokio_postgres::Config {
         let mut config = tokio_postgres::Config::new();
-        config.host_path(&self.socket).port(port::POSTGRES).user("postgres").dbname("postgres");
+        config.host_path(&self.socket).port(port::POSTGRES).user(ADMIN).password(&self.secrets.admin);
+        config.dbname("postgres");
         config
     }
 
