@@ -143,7 +143,7 @@ impl Options {
         Ok(())
     }
 
-    pub(crate) fn raft(&self) -> Result<openraft::Config, openraft::ConfigError> {
+    pub(crate) fn raft(&self) -> Result<openraft::Config, String> {
         let config = openraft::Config {
             cluster_name: self.mesh.clone(),
             heartbeat_interval: millis(self.timings.heartbeat),
@@ -158,7 +158,7 @@ impl Options {
             enable_elect: false,
             ..openraft::Config::default()
         };
-        config.validate()
+        config.validate().map_err(|error| error.to_string())
     }
 
     /// The largest message: a snapshot, or a batch of entries, and its envelope.

@@ -66,7 +66,7 @@ impl<M: Machine> Supervisor<M> {
             return Err(OpenError::Core(text.to_owned()));
         }
         store.resign();
-        let config = self.hub.options.raft().map_err(|error| OpenError::Core(error.to_string()))?;
+        let config = self.hub.options.raft().map_err(OpenError::Core)?;
         let applier = Applier::new(Arc::clone(&self.shared), store.clone(), Arc::clone(faults));
         let network = Network(Arc::clone(&self.peers));
         Raft::new(self.hub.identity.node, Arc::new(config), network, store.clone(), applier)

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_proto::raft as pb;
-use tonic::{Extensions, Status};
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Extensions, Status};
 
 pub(crate) use client::{Network, Peers};
 pub use server::{RaftService, Service};

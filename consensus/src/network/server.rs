@@ -93,17 +93,16 @@ fn stopped<E: std::error::Error>(_error: &E) -> Status {
 }
 
 fn entries(request: &mut pb::AppendRequest) -> Result<Vec<crate::types::Entry>, Status> {
-    let mut next = request.previous.as_ref().map_or(0, |previous| previous.index + 1);
-    let mut entries = Vec::with_capacity(request.entries.len());
-    for entry in std::mem::take(&mut request.entries) {
+    let first = request.previous.as_ref().map_or(0, |previous| previous.index + 1);
+    let sent = std::mem::take(&mut request.entries);
+    let checked = (first..).zip(sent).map(|(expected, entry)| {
         let entry = wire::entry_back(entry).map_err(|what| garbled(&what))?;
-        if entry.log_id.index != next {
+        if entry.log_id.index != expected {
             return Err(Status::invalid_argument("the entries do not follow each other"));
         }
-        next += 1;
-        entries.push(entry);
-    }
-    Ok(entries)
+        Ok(entry)
+    });
+    checked.collect()
 }
 
 #[tonic::async_trait]

@@ -27,7 +27,7 @@ pub(super) fn create(medium: &dyn Medium, node: NodeId, mesh: &str) -> Result<Id
 /// # Errors
 /// When there is none, it is in use, or it is damaged.
 pub fn read_identity(path: &Path) -> Result<Identity, StoreError> {
-    Ok(load::open(&FileMedium::new(path), false)?.identity)
+    Ok(load::open(&FileMedium::new(path))?.identity)
 }
 
 pub(super) fn check(found: &Identity, node: NodeId, mesh: &str) -> Result<(), StoreError> {

@@ -67,23 +67,23 @@ fn write_records(database: &Database, records: &[(&str, Vec<u8>)]) -> Result<(),
 }
 
 /// Opens and reads a store.
-pub(super) fn open(medium: &dyn Medium, any_origin: bool) -> Result<Opened, StoreError> {
+pub(super) fn open(medium: &dyn Medium) -> Result<Opened, StoreError> {
     let block = medium.open()?;
     let mark = read_mark(block.as_ref())?;
     // redb asserts what it reads; a damaged file must become an error that says so.
-    let outcome = catch_unwind(AssertUnwindSafe(|| read(&block, mark, any_origin)));
+    let outcome = catch_unwind(AssertUnwindSafe(|| read(&block, mark)));
     outcome.unwrap_or_else(|_panic| {
         Err(Corrupt::new("the database", "redb cannot make sense of its pages").into())
     })
 }
 
-fn read(block: &Arc<dyn Block>, mark: u64, any_origin: bool) -> Result<Opened, StoreError> {
+fn read(block: &Arc<dyn Block>, mark: u64) -> Result<Opened, StoreError> {
     let mut database = database(block)?;
     let whole = database.check_integrity().map_err(|error| refused(error.into()))?;
     if !whole {
         return Err(Corrupt::new("the database", "its page checksums do not match").into());
     }
-    let (identity, commit, state) = load(&database, any_origin)?;
+    let (identity, commit, state) = load(&database)?;
     if commit < mark {
         let problem = format!("commit {mark} was acknowledged, but the last one found is {commit}");
         return Err(Corrupt::new("the last commits", problem).into());
@@ -111,7 +111,7 @@ fn refused(error: redb::Error) -> StoreError {
     Corrupt::new("the database", error.to_string()).into()
 }
 
-fn load(database: &Database, any_origin: bool) -> Result<(Identity, u64, State), StoreError> {
+fn load(database: &Database) -> Result<(Identity, u64, State), StoreError> {
     let transaction = database.begin_read().map_err(|error| refused(error.into()))?;
     let meta = transaction.open_table(META).map_err(|error| refused(error.into()))?;
     let log = transaction.open_table(LOG).map_err(|error| refused(error.into()))?;
@@ -133,7 +133,7 @@ fn load(database: &Database, any_origin: bool) -> Result<(Identity, u64, State),
 
     let entries = entries(&log)?;
     let state = State { entries, purged, ballot, committed, snapshot };
-    check_log(&state, tail, any_origin)?;
+    check_log(&state, tail)?;
     Ok((identity, commit, state))
 }
 
@@ -174,13 +174,10 @@ fn entries(log: &Log) -> Result<BTreeMap<u64, Entry>, StoreError> {
 }
 
 /// No hole, no step back in term, and the end where the last write put it.
-fn check_log(state: &State, tail: Option<LogId>, any_origin: bool) -> Result<(), StoreError> {
-    let mut expected = state.purged.map_or(0, |at| at.index + 1);
+fn check_log(state: &State, tail: Option<LogId>) -> Result<(), StoreError> {
+    let first = state.purged.map_or(0, |at| at.index + 1);
     let mut term = state.purged.map_or(0, |at| at.leader_id.term);
-    if any_origin && state.purged.is_none() {
-        expected = state.entries.first_key_value().map_or(0, |(index, _)| *index);
-    }
-    for (index, entry) in &state.entries {
+    for (expected, (index, entry)) in (first..).zip(&state.entries) {
         if *index != expected {
             let problem = format!("it is missing (the next one found is {index})");
             return Err(Corrupt::new(format!("log entry {expected}"), problem).into());
@@ -190,7 +187,6 @@ fn check_log(state: &State, tail: Option<LogId>, any_origin: bool) -> Result<(),
             return Err(Corrupt::new(format!("log entry {index}"), problem).into());
         }
         term = entry.log_id.leader_id.term;
-        expected += 1;
     }
     if state.last() != tail {
         let text = |at: Option<LogId>| at.map_or("nothing".to_owned(), |at| at.to_string());

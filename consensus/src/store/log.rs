@@ -1,5 +1,6 @@
 //! openraft's view of the log and the vote.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::ops::RangeBounds;
 
@@ -86,14 +87,13 @@ impl RaftLogStorage<TypeConfig> for Store {
         let mut framed = Vec::new();
         {
             let mut state = self.state();
-            let origin = if self.inner.any_origin { None } else { Some(0) };
-            let mut expected = state.last().map(|last| last.index + 1).or(origin);
+            let mut expected = state.last().map_or(0, |last| last.index + 1);
             for entry in entries {
                 let index = entry.log_id.index;
-                if expected.is_some_and(|expected| expected != index) {
+                if expected != index && !self.inner.lenient {
                     return Err(self.hole(expected, &entry.log_id));
                 }
-                expected = Some(index + 1);
+                expected = index + 1;
                 framed.push((index, codec::frame(Kind::Entry, &wire::entry(&entry).encode_to_vec())));
                 state.entries.insert(index, entry);
             }
@@ -119,10 +119,15 @@ impl RaftLogStorage<TypeConfig> for Store {
     async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {
         let write = {
             let mut state = self.state();
-            state.entries = state.entries.split_off(&(log_id.index + 1));
+            // A snapshot that was installed over a log that ended elsewhere, before the log could be cut: what is
+            // left of such a log was never committed, however high its index.
+            let stale = state.last().is_some_and(|last| last < log_id);
+            state.entries =
+                if stale { BTreeMap::new() } else { state.entries.split_off(&(log_id.index + 1)) };
             let upto = state.purged.map_or(log_id, |before| before.max(log_id));
             state.purged = Some(upto);
-            Write::Purge { upto, tail: state.last().unwrap_or(upto) }
+            let below = if stale { u64::MAX } else { upto.index + 1 };
+            Write::Purge { below, upto, tail: state.last().unwrap_or(upto) }
         };
         self.write(write).await.map_err(|error| StorageIoError::write_logs(&error).into())
     }
@@ -130,11 +135,10 @@ impl RaftLogStorage<TypeConfig> for Store {
 
 impl Store {
     /// A leader that thinks this voter has entries it lost sends from the middle; accepting them would hide that.
-    fn hole(&self, expected: Option<u64>, found: &LogId) -> StorageError {
+    fn hole(&self, expected: u64, found: &LogId) -> StorageError {
         let text = format!(
-            "the leader sent log entry {found}, but the next one of this store is {}; this voter has lost entries \
-             that it acknowledged: remove it and join again under a new id",
-            expected.unwrap_or_default()
+            "the leader sent log entry {found}, but the next one of this store is {expected}; this voter has lost \
+             entries that it acknowledged: remove it and join again under a new id"
         );
         self.inner.faults.set(Fault::Fatal(text.clone()));
         StorageIoError::write_log_entry(*found, AnyError::error(text)).into()

@@ -166,8 +166,8 @@ struct Inner {
     writer: Writer,
     identity: Identity,
     faults: Arc<FaultCell>,
-    /// Only openraft's own suite, which starts logs at any index, may do without the check of the first one.
-    any_origin: bool,
+    /// Only openraft's own suite, which appends with holes and over purged entries, does without the check.
+    lenient: bool,
 }
 
 impl Store {
@@ -186,14 +186,14 @@ impl Store {
         node: u64,
         mesh: &str,
         faults: Arc<FaultCell>,
-        any_origin: bool,
+        lenient: bool,
     ) -> Result<Self, StoreError> {
-        let opened = load::open(medium, any_origin)?;
+        let opened = load::open(medium)?;
         identity::check(&opened.identity, node, mesh)?;
         let writer = Writer::start(opened.database, opened.block, opened.commit, Arc::clone(&faults))
             .map_err(|source| StoreError::Io { doing: "start the store's writer thread", source })?;
         let inner =
-            Inner { state: Mutex::new(opened.state), writer, identity: opened.identity, faults, any_origin };
+            Inner { state: Mutex::new(opened.state), writer, identity: opened.identity, faults, lenient };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -247,3 +247,6 @@ impl Store {
         self.inner.writer.close();
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -39,7 +39,9 @@ pub(super) enum Write {
         from: u64,
         tail: Option<LogId>,
     },
+    /// Entries below an index are gone; `upto` is the last position that was ever purged.
     Purge {
+        below: u64,
         upto: LogId,
         tail: LogId,
     },
@@ -211,8 +213,8 @@ impl Disk {
                         log.retain_in::<u64, _>(*from.., |_, _| false)?;
                         tail = Some(*last);
                     }
-                    Write::Purge { upto, tail: last } => {
-                        log.retain_in::<u64, _>(..=upto.index, |_, _| false)?;
+                    Write::Purge { below, upto, tail: last } => {
+                        log.retain_in::<u64, _>(..*below, |_, _| false)?;
                         meta.insert("purged", position(Kind::Purged, Some(*upto)).as_slice())?;
                         tail = Some(Some(*last));
                     }

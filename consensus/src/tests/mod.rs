@@ -1,7 +1,11 @@
 //! Voters over real loopback connections, real files, and links that can be cut.
 
 mod cluster;
+mod disk;
+mod kill;
 mod latency;
+mod leaders;
+mod messages;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
