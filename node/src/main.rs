@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser as _;
-use mesh_node::cli::{Cli, Command, Exit, Failure, exit, operate, output::Output};
+use mesh_node::cli::args::AgentCommand;
+use mesh_node::cli::{Cli, Command, Exit, Failure, exit, local, operate, output::Output};
 
 fn main() -> ExitCode {
     let Cli { common, command } = Cli::parse();
@@ -14,10 +15,13 @@ fn main() -> ExitCode {
     };
     match command {
         Command::Ask(operation) => operate::main(&common, operation),
-        Command::Agent(_) => absent("agent"),
+        Command::Agent(args) => match &args.command {
+            Some(AgentCommand::Init(init)) => local::agent_init(&common, init),
+            None => absent("agent"),
+        },
         Command::Guard(_) => absent("guard"),
         Command::Leash(_) => absent("leash"),
-        Command::Ca(_) => absent("certificate authority"),
+        Command::Ca(command) => local::authority(&common, &command),
         Command::ExitCodes => exit::explain(),
     }
 }

@@ -5,6 +5,7 @@ use std::io::Read as _;
 use std::ops::Range;
 use std::path::Path;
 
+use mesh_failover::policy::{self, Finding};
 use mesh_proto::operator::{Answer, Ask, Refusal};
 use mesh_proto::spec::GroupSpec;
 use toml::Spanned;
@@ -26,6 +27,13 @@ pub async fn run(operator: &Operator, args: &ApplyArgs) -> Result<Exit, Failure>
     let (name, text) = read(&args.file)?;
     let file = File { name: &name, text: &text };
     let spec = file.parse()?;
+    // The mesh checks the same again; here every mistake is found at once, and shown at its line.
+    let nodes = operator.ask(Ask::Nodes).await?;
+    let Answer::Nodes(nodes) = nodes else { return Err(operator.other_answer(false)) };
+    let members: Vec<_> = nodes.into_iter().map(|node| node.member).collect();
+    if !members.is_empty() {
+        file.mistakes(policy::check(&spec, &members))?;
+    }
     let ask = Ask::Apply { spec: Box::new(spec), dry_run: args.dry_run };
     let changing = changes(&ask);
     match operator.client.ask(ask).await {
@@ -102,6 +110,36 @@ impl File<'_> {
         }
         let exit = refusal.code.into();
         Failure { exit, ..self.wrong_at(span, &refusal.what, refusal.next) }
+    }
+
+    /// What the policy says against the spec, each finding at its line.
+    ///
+    /// # Errors
+    /// A [`Failure`] when there is any.
+    pub fn mistakes(&self, findings: Vec<Finding>) -> Result<(), Failure> {
+        let failures: Vec<_> = findings
+            .into_iter()
+            .map(|Finding { key, what, next }| match self.locate(&key) {
+                None => self.wrong_at(None, &format!("{key}: {what}"), next),
+                span => self.wrong_at(span, &what, next),
+            })
+            .collect();
+        if failures.is_empty() {
+            return Ok(());
+        }
+        if let [only] = failures.as_slice() {
+            return Err(Failure { next: format!("{}; nothing was changed", only.next), ..only.clone() });
+        }
+        let mut place = String::new();
+        for Failure { what, place: shown, next, .. } in &failures {
+            place.push_str(&format!("{what}\n{}  -> {next}\n", shown.as_deref().unwrap_or_default()));
+        }
+        Err(Failure {
+            exit: Exit::Invalid,
+            what: format!("{} has {} mistakes", self.name, failures.len()),
+            place: Some(place),
+            next: "correct them and apply again; nothing was changed".to_owned(),
+        })
     }
 
     fn wrong_at(&self, span: Option<Range<usize>>, what: &str, next: String) -> Failure {
@@ -267,6 +305,21 @@ listen = "127.0.0.1:5000"
             assert!(text.contains(&format!("orders.toml{place}")), "{to}: {text}");
             assert!(text.contains(" | ") && text.contains("\nnext: "), "{to}: {text}");
         }
+    }
+
+    #[test]
+    fn every_mistake_is_shown_at_its_line() {
+        let file = File { name: "orders.toml", text: GOOD };
+        let finding =
+            |key: &str, what: &str| Finding { key: key.into(), what: what.into(), next: "mend it".into() };
+        assert_eq!(file.mistakes(Vec::new()), Ok(()));
+        let one = file.mistakes(vec![finding("timing.lease_ms", "too short")]).unwrap_err().text();
+        assert!(one.starts_with("mesh: orders.toml:5:12: too short\n"), "{one}");
+        assert!(one.ends_with("next: mend it; nothing was changed\n"), "{one}");
+        let two = [finding("timing.lease_ms", "too short"), finding("site_preference", "no such site")];
+        let two = file.mistakes(two.into()).unwrap_err().text();
+        assert!(two.starts_with("mesh: orders.toml has 2 mistakes\norders.toml:5:12: too short\n"), "{two}");
+        assert!(two.contains("\norders.toml: site_preference: no such site\n  -> mend it\n"), "{two}");
     }
 
     #[test]

@@ -390,7 +390,7 @@ pub enum CaCommand {
 #[derive(Debug, Clone, Args)]
 #[command(group = clap::ArgGroup::new("who").required(true).args(["agent", "guard"]))]
 pub struct CaIssueArgs {
-    /// Directory of the authority
+    /// Directory of the authority; key and certificate are written there, and never overwritten
     #[arg(long, value_name = "DIR")]
     pub dir: PathBuf,
     /// For this agent
@@ -399,9 +399,9 @@ pub struct CaIssueArgs {
     /// For the guard of this instance
     #[arg(long, value_name = "INSTANCE")]
     pub guard: Option<InstanceName>,
-    /// Directory to write key and certificate into; files in it are not overwritten
-    #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
+    /// Also valid for this address; may be given several times
+    #[arg(long = "address", value_name = "IP")]
+    pub addresses: Vec<std::net::IpAddr>,
 }
 
 /// Reads a length of time: a number and `ms`, `s`, `m`, `h` or `d`.
@@ -480,7 +480,7 @@ mod tests {
             "mesh guard --config /tmp/a.toml --instance pg-east",
             "mesh leash --some-flag of the guard",
             "mesh node add c --id 3 --site witness --address 127.0.0.1:7400 --voter",
-            "mesh ca issue --dir /d --agent a --out /o",
+            "mesh ca issue --dir /d --guard pg-east --address 10.0.0.1",
             "mesh audit export",
         ] {
             parse(good).unwrap_or_else(|e| panic!("{good}: {e}"));
@@ -494,7 +494,7 @@ mod tests {
             "mesh pause --reason x",
             "mesh run forty",
             "mesh node add c --id 0 --site s --address x:1",
-            "mesh ca issue --dir /d --out /o",
+            "mesh ca issue --dir /d",
             "mesh apply",
         ] {
             assert!(parse(bad).is_err(), "{bad} must be refused");

@@ -20,7 +20,8 @@ use super::exit::{Exit, Failure};
 const CONNECT: Duration = Duration::from_secs(2);
 /// How long the agent may take to answer what it knows itself or asks its leader once.
 const READ: Duration = Duration::from_secs(5);
-/// How long the agent may take for what must be committed, perhaps after an election (a WAN election takes up to 10 s).
+/// How long the agent may take for what must be committed, perhaps after an election (a WAN election takes up to 10 s),
+/// or asked of every agent.
 const CHANGE: Duration = Duration::from_secs(20);
 /// Largest answer: an audit page of 500 records with whole commands stays far below it.
 const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
@@ -167,7 +168,8 @@ impl Client {
     /// # Errors
     /// [`AskError`]; a refusal by the mesh is an [`Answer::Refused`], not an error.
     pub async fn ask(&self, ask: Ask) -> Result<Answer, AskError> {
-        let limit = if changes(&ask) { CHANGE } else { READ };
+        let slow = changes(&ask) || matches!(ask, Ask::AuditVerify);
+        let limit = if slow { CHANGE } else { READ };
         self.ask_within(ask, limit).await
     }
 
@@ -237,7 +239,6 @@ impl Client {
         match status.code() {
             Code::DeadlineExceeded => AskError::Late { path, limit, sent: true },
             Code::Unimplemented => AskError::Version { path, source: None },
-            Code::PermissionDenied | Code::Unauthenticated => AskError::Permission { path },
             Code::Cancelled
             | Code::Unavailable
             | Code::Unknown
@@ -245,6 +246,8 @@ impl Client {
             | Code::DataLoss
             | Code::Internal => AskError::Broken { path, source: Box::new(status) },
             Code::Ok
+            | Code::PermissionDenied
+            | Code::Unauthenticated
             | Code::InvalidArgument
             | Code::NotFound
             | Code::AlreadyExists

@@ -11,6 +11,8 @@ pub mod caller;
 pub mod client;
 pub mod exit;
 pub mod follow;
+pub mod init;
+pub mod local;
 pub mod operate;
 pub mod output;
 pub mod render;

@@ -10,7 +10,7 @@ pub mod server;
 
 pub use authorise::{Caller, LocalUser};
 pub use client::{AgentClient, CallError, GuardClient, VoterClient};
-pub use envelope::{open, seal};
+pub use envelope::{open, open_local, seal};
 
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,79 @@
+//! Commands that work on files of this host and ask no agent: `mesh agent init`, `mesh ca`, `mesh exit-codes`.
+
+use std::process::ExitCode;
+
+use super::args::{AgentInitArgs, CaCommand, Common};
+use super::exit::{Exit, Failure};
+use super::init;
+use super::output::Output;
+use crate::ca::{self, CaError, Pair};
+use crate::tls::Identity;
+
+/// Runs `mesh agent init`.
+#[must_use]
+pub fn agent_init(common: &Common, args: &AgentInitArgs) -> ExitCode {
+    let output = Output::of_process(common.json);
+    let done = init::run(args);
+    end(output, done.map(|text| (serde_json::json!({ "config": args.config }), text)))
+}
+
+/// Runs `mesh ca …`.
+#[must_use]
+pub fn authority(common: &Common, command: &CaCommand) -> ExitCode {
+    let output = Output::of_process(common.json);
+    let made = match command {
+        CaCommand::Init { dir, mesh } => ca::init(dir, mesh),
+        CaCommand::Issue(args) => {
+            let identity = match (&args.agent, &args.guard) {
+                (Some(agent), _) => Ok(Identity::Agent(agent.clone())),
+                (None, Some(instance)) => Ok(Identity::Guard(instance.clone())),
+                (None, None) => {
+                    Err(Failure::new(Exit::Invalid, "for whom?", "add --agent NAME or --guard INSTANCE"))
+                }
+            };
+            match identity {
+                Ok(identity) => ca::issue(&args.dir, &identity, &args.addresses),
+                Err(failure) => return end(output, Err(failure)),
+            }
+        }
+    };
+    end(output, made.map(|pair| shown(command, &pair)).map_err(|error| refused(&error)))
+}
+
+fn shown(command: &CaCommand, pair: &Pair) -> (serde_json::Value, String) {
+    let Pair { cert, key } = pair;
+    let next = match command {
+        CaCommand::Init { dir, .. } => format!(
+            "keep {} away from the hosts of the mesh; then, for each: mesh ca issue --dir {} --agent NAME",
+            key.display(),
+            dir.display()
+        ),
+        CaCommand::Issue(args) => {
+            format!("copy both, and {}, to that host", args.dir.join("ca.crt").display())
+        }
+    };
+    let text = format!("certificate {}\nkey         {}\nnext: {next}\n", cert.display(), key.display());
+    (serde_json::json!({ "cert": cert, "key": key }), text)
+}
+
+fn refused(error: &CaError) -> Failure {
+    let exit = match error {
+        CaError::Exists { .. } => Exit::Conflict,
+        CaError::NoAuthority { .. } => Exit::NotFound,
+        CaError::Name(_) => Exit::Invalid,
+        CaError::BadAuthority { .. } | CaError::Write { .. } | CaError::Make(_) => Exit::Error,
+    };
+    // The texts say what to do.
+    Failure::new(exit, super::with_causes(error), "")
+}
+
+fn end(output: Output, done: Result<(serde_json::Value, String), Failure>) -> ExitCode {
+    let shown = done.and_then(|(value, text)| output.show(&value, |_, _| text));
+    match shown {
+        Ok(()) => Exit::Done.into(),
+        Err(failure) => {
+            output.failure(&failure);
+            failure.exit.into()
+        }
+    }
+}
