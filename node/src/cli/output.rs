@@ -87,12 +87,14 @@ fn write(mut stream: impl io::Write, text: &str) -> Result<(), Failure> {
     })
 }
 
-/// Columns of the terminal; 100 where there is none, so that logs and golden files do not depend on a window.
+/// Lines are not wrapped where there is no terminal: logs are searched by line.
+const UNWRAPPED: usize = 10_000;
+
+/// Columns of the terminal.
 fn width(terminal: bool) -> usize {
-    let columns = if terminal {
-        rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col))
-    } else {
-        None
-    };
+    if !terminal {
+        return UNWRAPPED;
+    }
+    let columns = rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col));
     columns.filter(|columns| *columns >= 40).unwrap_or(100)
 }

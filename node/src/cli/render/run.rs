@@ -59,7 +59,7 @@ pub fn plan(view: &PlanView, look: &Look) -> String {
                 "mend what is not safe, or waive verdict, hold-down and lag limit: mesh failover … --force --reason \"…\""
             }
         };
-        out.push_str(&look.labelled(Tone::Dim, "next: ", next));
+        out.push_str(&look.step("next: ", next));
     }
     out
 }
@@ -92,7 +92,7 @@ pub fn run(view: &RunView, look: &Look) -> String {
     if view.run.phase.is_final() || view.run.phase == Phase::Stuck {
         out.push_str(&run_summary(view, look));
     } else {
-        out.push_str(&look.labelled(Tone::Dim, "next: ", &format!("mesh run {} --follow", view.run.id)));
+        out.push_str(&look.step("next: ", &format!("mesh run {} --follow", view.run.id)));
     }
     out
 }
@@ -299,7 +299,7 @@ pub fn run_summary(view: &RunView, look: &Look) -> String {
     let mut out = String::from("\n");
     out.push_str(&look.labelled(tone, label, &says));
     out.push_str(&timeline(view, look));
-    out.push_str(&look.labelled(Tone::Dim, "next: ", &next));
+    out.push_str(&look.step("next: ", &next));
     out
 }
 

@@ -25,7 +25,7 @@ pub fn status(view: &StatusView, look: &Look) -> String {
         let (tone, word) = if stale { (Tone::Dim, "LAST KNOWN") } else { (line.level.tone(), line.word) };
         out.push_str(&look.labelled(tone, &format!("{word}  "), &line.says));
         if !line.next.is_empty() {
-            out.push_str(&look.labelled(Tone::Dim, "  next: ", &line.next));
+            out.push_str(&look.step("  next: ", &line.next));
         }
     }
     for trouble in &view.troubles {

@@ -106,7 +106,7 @@ pub fn audit_report(report: &AuditReport, look: &Look) -> String {
     if !verified(report) {
         let next = "a record was changed, or a disk is damaged: keep the data directories of all agents, and compare \
                     `mesh audit export` of each";
-        out.push_str(&look.labelled(Tone::Dim, "next: ", next));
+        out.push_str(&look.step("next: ", next));
     }
     out
 }

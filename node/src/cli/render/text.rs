@@ -40,6 +40,11 @@ impl Look {
         };
         if self.color && !text.is_empty() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
+    /// What to type next. Never wrapped: a command that is broken in two cannot be copied, and terminals wrap by themselves.
+    #[must_use]
+    pub fn step(&self, label: &str, text: &str) -> String {
+        Self { width: usize::MAX, ..*self }.labelled(Tone::Dim, label, text)
+    }
     /// `label` and text behind it, wrapped, with later lines under the text.
     #[must_use]
     pub fn labelled(&self, tone: Tone, label: &str, text: &str) -> String {
