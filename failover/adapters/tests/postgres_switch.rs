@@ -252,3 +252,53 @@ async fn a_probe_tells_states_apart() {
         assert_eq!(probe.probe(wait).await.outcome, ProbeOutcome::Refused);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_waits_longer_than_its_deadline_for_a_frozen_server() {
+    let lab = Lab::new();
+    let (_a, _, standbys) = group(&lab, &["b"]).await;
+    let (b, _) = &standbys[0];
+    position(b, soon(5)).await.unwrap();
+    for member in b.tree().scan().unwrap() {
+        member.process.signal(Signal::STOP).unwrap();
+    }
+    let soonest = || Instant::now() + Duration::from_millis(200);
+    let began = Instant::now();
+    assert!(matches!(position(b, soonest()).await, Err(StandbyError::Sql(e)) if e.is_deadline()));
+    assert!(freeze(b, soonest()).await.is_err());
+    assert!(follow(b, &upstream(b, "b"), 1, soonest()).await.is_err());
+    assert!(confirm(b, Lsn(1), soonest()).await.is_err());
+    assert!(promote(b, None, soonest()).await.is_err());
+    assert!(record_epoch(b, &row(1, "b"), Durability::Local, soonest()).await.is_err());
+    assert!(checkpoint(b, soonest()).await.is_err());
+    assert!(identify(b, soonest()).await.is_err());
+    assert!(doctor(b, soonest()).await.is_err());
+    assert!(prepare(b, Passwords::Keep, soonest()).await.is_err());
+    assert!(end_clients(b, soonest()).await.is_err());
+    let gate = SyncSetting { version: 1, gated: true, quorum: None };
+    assert!(set_sync(b, &gate, soonest()).await.is_err());
+    assert!(set_clients(b, Clients::ShutOut, soonest()).await.is_err());
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(8), "13 operations of 0.2 s took {took:?}");
+    let hard = FencePlan { budget: Duration::from_secs(1), mode: FenceMode::Hard };
+    fence(b, None, hard).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_of_clients_end_and_those_of_mesh_stay() {
+    let lab = Lab::new();
+    let (_a, _, standbys) = group(&lab, &["b"]).await;
+    let (b, _) = &standbys[0];
+    client(&_a).await.batch_execute("CREATE ROLE app LOGIN").await.unwrap();
+    let text = format!("host=127.0.0.1 port={} user=app dbname=postgres", b.settings().port);
+    eventually("the role arrives", async || {
+        tokio_postgres::connect(&text, tokio_postgres::NoTls).await.is_ok()
+    })
+    .await;
+    let (app, connection) = tokio_postgres::connect(&text, tokio_postgres::NoTls).await.unwrap();
+    let ended = tokio::spawn(connection);
+    assert!(end_clients(b, soon(5)).await.unwrap() >= 1);
+    assert!(ended.await.unwrap().is_err());
+    assert!(app.is_closed());
+    assert_eq!(position(b, soon(5)).await.unwrap().streaming_from.as_deref(), Some("127.0.0.1"));
+}

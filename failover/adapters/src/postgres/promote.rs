@@ -53,8 +53,9 @@ pub async fn promote(
     let was_standby = still_in_recovery(&session, deadline).await?;
     if was_standby {
         if let Some(sync) = sync {
-            // Before the promotion: the first commits must wait for the quorum. Nothing commits in recovery, so written
-            // and reloaded is enough here; the reload reaches every process before it leaves recovery's end.
+            // Before the promotion, so that the first commits find it. It is written and the reload is under way, which
+            // is not "in force": nothing shows that of a server in recovery. So the caller lets clients in only after
+            // `record_epoch` with `Durability::Quorum`, or `set_sync`, came back.
             let change = [("synchronous_standby_names", Some(sync.rendered()))];
             alter_system(&session, &change, deadline).await?;
         }

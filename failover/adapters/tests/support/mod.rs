@@ -90,8 +90,11 @@ pub struct Lab {
 fn template() -> &'static Path {
     static TEMPLATE: OnceLock<PathBuf> = OnceLock::new();
     TEMPLATE.get_or_init(|| {
-        let dir = std::env::temp_dir()
-            .join(format!("mesh-pg-template-{}-v1", bin_dir().display().to_string().replace('/', "_")));
+        let dir = std::env::temp_dir().join(format!(
+            "mesh-pg-template-{}{}-v1",
+            rustix::process::geteuid().as_raw(),
+            bin_dir().display().to_string().replace('/', "_")
+        ));
         if !dir.join("done").exists() {
             let fresh = tempfile::Builder::new().prefix("mesh-pg-initdb-").tempdir().unwrap();
             own(fresh.path());
