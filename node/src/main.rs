@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use mesh_node::cli::args::AgentCommand;
 use mesh_node::cli::{Cli, Command, Exit, Failure, exit, local, operate, output::Output};
+use mesh_node::leash;
 
 fn main() -> ExitCode {
     let Cli { common, command } = Cli::parse();
@@ -20,7 +21,7 @@ fn main() -> ExitCode {
             None => absent("agent"),
         },
         Command::Guard(_) => absent("guard"),
-        Command::Leash(_) => absent("leash"),
+        Command::Leash(args) => leash::run(&args.words),
         Command::Ca(command) => local::authority(&common, &command),
         Command::ExitCodes => exit::explain(),
     }

@@ -42,10 +42,10 @@ pub struct Cli {
 #[derive(Debug, Clone, Args)]
 pub struct Common {
     /// Unix socket of the agent on this host
-    #[arg(long, global = true, env = "MESH_SOCKET", default_value = DEFAULT_SOCKET, value_name = "PATH", hide_env_values = true)]
+    #[arg(long, global = true, help_heading = "Everywhere", env = "MESH_SOCKET", default_value = DEFAULT_SOCKET, value_name = "PATH", hide_env_values = true)]
     pub socket: PathBuf,
     /// Print JSON on standard output; progress and errors stay on standard error
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Everywhere")]
     pub json: bool,
 }
 
@@ -66,7 +66,7 @@ pub enum Command {
     #[command(subcommand)]
     Ca(CaCommand),
     /// What the exit codes mean
-    #[command(name = "exit-codes", hide = true, long_about = exit::HELP)]
+    #[command(name = "exit-codes", hide = true, long_about = exit::HELP, help_template = "{about}\n")]
     ExitCodes,
 }
 
