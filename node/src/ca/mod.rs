@@ -96,18 +96,21 @@ pub fn init(dir: &Path, mesh: &MeshId) -> Result<Pair, CaError> {
     Ok(pair)
 }
 
-/// Issues a certificate for an agent or a guard, into the authority's directory.
+/// Issues a certificate for an agent (`agent.crt`, `agent.key`) or a guard (`guard.crt`, `guard.key`) into `out`, with a copy
+/// of the authority's certificate beside it. The addresses are for people: a peer is known by its name.
 ///
 /// # Errors
 /// [`CaError`]; if one of the two files exists already, neither is touched.
-pub fn issue(dir: &Path, identity: &Identity, addresses: &[IpAddr]) -> Result<Pair, CaError> {
+pub fn issue(dir: &Path, identity: &Identity, addresses: &[IpAddr], out: &Path) -> Result<Pair, CaError> {
     identity.server_name().map_err(CaError::Name)?;
     let stem = match identity {
-        Identity::Agent(name) => format!("agent-{name}"),
-        Identity::Guard(instance) => format!("guard-{instance}"),
+        Identity::Agent(_) => "agent",
+        Identity::Guard(_) => "guard",
     };
-    let pair = Pair { cert: dir.join(format!("{stem}.crt")), key: dir.join(format!("{stem}.key")) };
+    let pair = Pair { cert: out.join(format!("{stem}.crt")), key: out.join(format!("{stem}.key")) };
     let (mesh, issuer) = open(dir)?;
+    std::fs::create_dir_all(out).map_err(|source| CaError::Write { path: out.to_owned(), source })?;
+    copy_authority(dir, out)?;
     let mut params = params(&mesh, &identity.to_string())?;
     params.subject_alt_names.push(SanType::DnsName(identity.dns_name().try_into().map_err(make)?));
     params.subject_alt_names.extend(addresses.iter().copied().map(SanType::IpAddress));
@@ -119,6 +122,19 @@ pub fn issue(dir: &Path, identity: &Identity, addresses: &[IpAddr]) -> Result<Pa
     let certificate = params.signed_by(&key, &issuer).map_err(make)?;
     write_pair(&pair, &certificate.pem(), &key.serialize_pem())?;
     Ok(pair)
+}
+
+/// What is there already must be the same authority, or the new certificate would be of no use beside it.
+fn copy_authority(dir: &Path, out: &Path) -> Result<(), CaError> {
+    let (from, to) = (dir.join("ca.crt"), out.join("ca.crt"));
+    let text = std::fs::read_to_string(&from)
+        .map_err(|source| CaError::NoAuthority { dir: dir.to_owned(), source })?;
+    match std::fs::read_to_string(&to) {
+        Ok(there) if there == text => Ok(()),
+        Ok(_) => Err(CaError::Exists { path: to }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => write_new(&to, &text, 0o644),
+        Err(source) => Err(CaError::Write { path: to, source }),
+    }
 }
 
 fn open(dir: &Path) -> Result<(MeshId, Issuer<'static, KeyPair>), CaError> {
@@ -207,14 +223,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mesh = MeshId::new("shop").unwrap();
         let agent = Identity::Agent(AgentName::new("east-1").unwrap());
-        assert!(matches!(issue(dir.path(), &agent, &[]), Err(CaError::NoAuthority { .. })));
+        let out = dir.path().join("east-1");
+        let issue = |addresses: &[IpAddr]| issue(dir.path(), &agent, addresses, &out);
+        assert!(matches!(issue(&[]), Err(CaError::NoAuthority { .. })));
         let ca = init(dir.path(), &mesh).unwrap();
-        let pair = issue(dir.path(), &agent, &["10.0.0.1".parse().unwrap()]).unwrap();
+        let pair = issue(&["10.0.0.1".parse().unwrap()]).unwrap();
         for key in [&ca.key, &pair.key] {
             assert_eq!(std::fs::metadata(key).unwrap().permissions().mode() & 0o777, 0o600);
         }
         let before = std::fs::read(&pair.key).unwrap();
-        assert!(matches!(issue(dir.path(), &agent, &[]), Err(CaError::Exists { .. })));
+        assert!(matches!(issue(&[]), Err(CaError::Exists { .. })));
         assert!(matches!(init(dir.path(), &mesh), Err(CaError::Exists { .. })));
         assert_eq!(std::fs::read(&pair.key).unwrap(), before);
         let der = CertificateDer::from_pem_file(&pair.cert).unwrap();

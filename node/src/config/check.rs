@@ -181,9 +181,14 @@ fn paths(config: &NodeConfig) -> Vec<(&Path, Vec<At>)> {
             (instance.cert.as_path(), here("cert")),
             (instance.key.as_path(), here("key")),
         ]);
-        if let Some(file) = &instance.replication_passfile {
-            paths.push((file, here("replication_passfile")));
-        }
+        let optional = [
+            ("replication_passfile", &instance.replication_passfile),
+            ("config_file", &instance.config_file),
+            ("hba_file", &instance.hba_file),
+            ("keep_dir", &instance.keep_dir),
+            ("cgroup", &instance.cgroup),
+        ];
+        paths.extend(optional.into_iter().filter_map(|(field, path)| Some((path.as_deref()?, here(field)))));
     }
     paths
 }
@@ -235,6 +240,13 @@ fn instances(config: &NodeConfig, found: &mut Vec<Finding>) {
                     format!("give each instance a {field} of its own"),
                 ));
             }
+        }
+        if instance.listen.unwrap_or(instance.guard_listen.ip()).is_unspecified() {
+            found.push(finding(
+                at!["instance", index, "guard_listen"],
+                "the instance's own address is not known: neither `listen` nor guard_listen names one",
+                "add `listen = \"IP\"` with the literal address under which standbys reach the instance",
+            ));
         }
         if instance.port == 0 {
             found.push(finding(at!["instance", index, "port"], "port 0 is no port", "name the TCP port"));

@@ -142,6 +142,21 @@ pub struct InstanceSection {
     pub state_dir: PathBuf,
     /// Where the server's own output goes.
     pub log_file: PathBuf,
+    /// The address it listens on; the guard's own when left out.
+    #[serde(default)]
+    pub listen: Option<std::net::IpAddr>,
+    /// `postgresql.conf`, where it is not in the data directory (Debian keeps it in `/etc`).
+    #[serde(default)]
+    pub config_file: Option<PathBuf>,
+    /// `pg_hba.conf`, where it is not in the data directory.
+    #[serde(default)]
+    pub hba_file: Option<PathBuf>,
+    /// Where the diverged log of an old primary is kept before a rewind; beside the data directory when left out.
+    #[serde(default)]
+    pub keep_dir: Option<PathBuf>,
+    /// The instance's own cgroup v2 directory, if it has one and nothing else lives in it.
+    #[serde(default)]
+    pub cgroup: Option<PathBuf>,
     /// Certificate of the guard.
     pub cert: PathBuf,
     /// Its private key.

@@ -21,7 +21,7 @@ fn guard(name: &str) -> Identity {
     Identity::Guard(InstanceName::new(name).unwrap())
 }
 fn load(dir: &Path, mesh: &MeshId, identity: &Identity) -> Material {
-    let pair = crate::ca::issue(dir, identity, &[]).unwrap();
+    let pair = crate::ca::issue(dir, identity, &[], &dir.join(identity.dns_name())).unwrap();
     let files = Files { ca: &dir.join("ca.crt"), cert: &pair.cert, key: &pair.key };
     Material::load(files, mesh, identity).unwrap()
 }
@@ -157,8 +157,10 @@ fn files_that_are_not_ours_are_refused_with_what_to_do() {
     let shop = mesh("shop");
     crate::ca::init(dir.path(), &shop).unwrap();
     let (a, b) = (agent("east-1"), agent("dr-1"));
-    let (pair, other) =
-        (crate::ca::issue(dir.path(), &a, &[]).unwrap(), crate::ca::issue(dir.path(), &b, &[]).unwrap());
+    let (pair, other) = (
+        crate::ca::issue(dir.path(), &a, &[], &dir.path().join("a")).unwrap(),
+        crate::ca::issue(dir.path(), &b, &[], &dir.path().join("b")).unwrap(),
+    );
     let ca = dir.path().join("ca.crt");
     let files = Files { ca: &ca, cert: &pair.cert, key: &other.key };
     assert!(matches!(Material::load(files, &shop, &a), Err(MaterialError::Mismatch { .. })));

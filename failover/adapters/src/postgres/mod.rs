@@ -12,6 +12,7 @@ mod doctor;
 mod durable;
 mod fence;
 mod gate;
+mod glance;
 mod handover;
 mod hba;
 mod identify;
@@ -44,6 +45,7 @@ pub use fence::{
     write_standby_signal,
 };
 pub use gate::{GateError, Quorum, SyncSetting, set_sync};
+pub use glance::{Glance, Glimpse};
 pub use handover::{ShutdownPoint, StopError, Stopped, shutdown_point, stop_fast};
 pub use hba::{Clients, HbaError, end_clients, set_clients, write_hba};
 pub use identify::{IdentifyError, Identity, identify};
@@ -60,7 +62,7 @@ pub use promote::{
 pub use prove::{Proof, ProveError, prove};
 pub use rejoin::{
     Diverged, How, Journal, JournalError, NoRewind, RejoinError, RejoinProgress, RejoinRequest, Rejoined,
-    Stage, rejoin, unfinished,
+    Repointed, Stage, rejoin, repoint, unfinished,
 };
 pub use roles::{Passwords, PrepareError, Prepared, prepare};
 pub use sql::{Durability, SqlError};

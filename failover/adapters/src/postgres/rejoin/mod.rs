@@ -9,6 +9,7 @@ mod journal;
 mod keep;
 mod own;
 mod rebuild;
+mod repoint;
 mod rewind;
 mod source;
 
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use decide::{How, NoRewind};
 pub use journal::{Journal, JournalError, Stage, unfinished};
+pub use repoint::{Repointed, repoint};
 
 use super::conninfo::Upstream;
 use super::durable::DurableError;
@@ -197,6 +199,9 @@ pub enum RejoinError {
     /// It did not start.
     #[error("the rejoined instance did not start")]
     Start(#[from] Box<StartError>),
+    /// The running standby could not be asked or repointed. It runs as it was, or tries to stream.
+    #[error("the running standby could not be repointed")]
+    Standby(#[source] StandbyError),
     /// It does not stream. It runs.
     #[error("the rejoined instance runs but does not stream from the new primary")]
     Stream {

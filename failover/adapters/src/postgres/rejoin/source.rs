@@ -50,7 +50,7 @@ pub(super) async fn read(
     })
 }
 
-async fn connect(
+pub(super) async fn connect(
     settings: &Settings,
     upstream: &Upstream,
     deadline: Instant,
@@ -89,7 +89,11 @@ async fn checkpointed_timeline(session: &Session, deadline: Instant) -> Result<u
     }
 }
 
-async fn history(session: &Session, timeline: u32, deadline: Instant) -> Result<History, RejoinError> {
+pub(super) async fn history(
+    session: &Session,
+    timeline: u32,
+    deadline: Instant,
+) -> Result<History, RejoinError> {
     if timeline == 1 {
         return Ok(History::first());
     }

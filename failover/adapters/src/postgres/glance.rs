@@ -1,0 +1,138 @@
+//! One look at the local server, over a session of its own that stays open: what a guard asks several times a second,
+//! for the price of one small query. It never waits for a lock, writes nothing, and judges nothing.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use mesh_proto::Lsn;
+use tokio_postgres::Statement;
+
+use super::instance::Instance;
+use super::sql::{Durability, Session, SqlError, get, get_lsn};
+
+/// What a running server says of itself, all at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Glimpse {
+    /// The cluster.
+    pub system_identifier: u64,
+    /// Whether it is a standby.
+    pub in_recovery: bool,
+    /// The timeline it writes, receives or replays.
+    pub timeline: u32,
+    /// Furthest log that is safely here: flushed on a primary, the further of received and replayed on a standby.
+    pub have: Lsn,
+    /// Furthest log replayed; as `have` on a primary.
+    pub replayed: Lsn,
+    /// Whether a receiver streams.
+    pub streaming: bool,
+    /// The address that the receiver streams from, or that `primary_conninfo` names.
+    pub upstream: Option<SocketAddr>,
+    /// `synchronous_standby_names`.
+    pub sync_names: String,
+}
+
+/// A session for looking. It opens itself when needed.
+#[derive(Debug, Default)]
+pub struct Glance {
+    session: Option<(Session, Statement)>,
+}
+
+/// The server ends a look after this long by itself; callers wait less.
+const STATEMENT: Duration = Duration::from_secs(5);
+
+// A standby that has received nothing since its start knows its timeline from the control file alone. The functions
+// that only a primary may call stand behind a CASE, and depend on volatile ones, so that they are not evaluated early.
+const LOOK: &str = "SELECT s.system_identifier, pg_is_in_recovery(), \
+    CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_flush_lsn() END, \
+    CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END, \
+    CASE WHEN pg_is_in_recovery() \
+         THEN greatest(c.timeline_id, v.min_recovery_end_timeline, r.received_tli) \
+         ELSE ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int END, \
+    coalesce(r.status = 'streaming', false), r.sender_host, r.sender_port, \
+    current_setting('primary_conninfo'), current_setting('synchronous_standby_names') \
+    FROM pg_control_system() s, pg_control_checkpoint() c, pg_control_recovery() v \
+    LEFT JOIN pg_stat_wal_receiver r ON true";
+
+impl Glance {
+    /// Looks.
+    ///
+    /// # Errors
+    /// When the server does not answer in time, or refuses; the next look opens a new session.
+    pub async fn look(&mut self, instance: &Instance, deadline: Instant) -> Result<Glimpse, SqlError> {
+        let (session, statement) = match self.session.take() {
+            Some(kept) => kept,
+            None => {
+                let session =
+                    Session::local_lasting(instance, Durability::Local, STATEMENT, deadline).await?;
+                let statement = session.prepare("prepare to look", LOOK, deadline).await?;
+                (session, statement)
+            }
+        };
+        let glimpse = look(&session, &statement, deadline).await?;
+        // After an error the session is not kept: an answer may still be under way in it.
+        self.session = Some((session, statement));
+        Ok(glimpse)
+    }
+}
+
+async fn look(session: &Session, statement: &Statement, deadline: Instant) -> Result<Glimpse, SqlError> {
+    let what = "look at the server";
+    let rows = session.prepared(what, statement, deadline).await?;
+    let row = rows.first().ok_or(SqlError::Deadline { what })?;
+    let system: i64 = get(what, row, 0)?;
+    let first = get_lsn(what, row, 2)?.unwrap_or(Lsn::INVALID);
+    let replayed = get_lsn(what, row, 3)?.unwrap_or(Lsn::INVALID);
+    let timeline: i32 = get(what, row, 4)?;
+    let streaming: bool = get(what, row, 5)?;
+    let host: Option<String> = get(what, row, 6)?;
+    let port: Option<i32> = get(what, row, 7)?;
+    let conninfo: String = get(what, row, 8)?;
+    let sender = host.zip(port).filter(|_| streaming).and_then(|(host, port)| {
+        Some(SocketAddr::new(host.parse::<IpAddr>().ok()?, u16::try_from(port).ok()?))
+    });
+    Ok(Glimpse {
+        system_identifier: system.cast_unsigned(),
+        in_recovery: get(what, row, 1)?,
+        timeline: timeline.cast_unsigned(),
+        have: first.max(replayed),
+        replayed,
+        streaming,
+        upstream: sender.or_else(|| configured(&conninfo)),
+        sync_names: get(what, row, 9)?,
+    })
+}
+
+/// The literal address in a `primary_conninfo`, if it names one. Read by hand, because libpq knows keys that the client library here
+/// refuses.
+fn configured(conninfo: &str) -> Option<SocketAddr> {
+    let mut rest = conninfo.trim_start();
+    let (mut ip, mut port) = (None::<IpAddr>, 5432);
+    while let Some((key, after)) = rest.split_once('=') {
+        let after = after.trim_start();
+        let (value, next) = match after.strip_prefix('\'') {
+            Some(quoted) => quoted.split_once('\'')?,
+            None => after.split_once(char::is_whitespace).unwrap_or((after, "")),
+        };
+        match key.trim() {
+            "host" | "hostaddr" => ip = value.parse().ok().or(ip),
+            "port" => port = value.parse().ok()?,
+            _ => {}
+        }
+        rest = next.trim_start();
+    }
+    ip.map(|ip| SocketAddr::new(ip, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frozen_standby_names_no_upstream() {
+        assert_eq!(configured(""), None);
+        let there =
+            "host='10.0.0.1' port='5433' user='r' passfile='/a b' tcp_user_timeout=5000 application_name='x'";
+        assert_eq!(configured(there), Some("10.0.0.1:5433".parse().unwrap()));
+        assert_eq!(configured("host=name.example"), None);
+    }
+}
