@@ -43,10 +43,11 @@ impl<M: Machine> Consensus<M> {
         &self,
         node: NodeId,
         address: &str,
+        name: &str,
         deadline: Instant,
     ) -> Result<Identity, DialError> {
         let within = deadline.saturating_duration_since(Instant::now());
-        let member = Member { address: address.to_owned(), name: String::new(), incarnation: 0 };
+        let member = Member { address: address.to_owned(), name: name.to_owned(), incarnation: 0 };
         let answer = self.inner.peers.probe(node, &member, None, within).await;
         let answer = answer.map_err(|status| DialError(status.to_string()))?;
         if answer.id != node {

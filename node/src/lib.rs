@@ -1,5 +1,6 @@
 //! The mesh daemon, its guard and its command line: where the pure core, the agreement and the adapters meet.
 
+pub mod agent;
 pub mod ca;
 pub mod cli;
 pub mod clock;

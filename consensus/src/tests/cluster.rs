@@ -70,7 +70,7 @@ async fn a_member_joins_as_learner_becomes_voter_and_leaves() {
     let member = world.nodes[&4].member.clone();
     let lead = world.nodes[&leader].up().clone();
 
-    let known = lead.identify(4, &member.address, soon(2000)).await.unwrap();
+    let known = lead.identify(4, &member.address, &member.name, soon(2000)).await.unwrap();
     assert_eq!(known.incarnation, member.incarnation);
 
     assert_eq!(lead.promote_to_voter(4, soon(500)).await, Err(MembersError::Unknown { node: 4 }));

@@ -1,0 +1,230 @@
+//! Questions that change something without a run: specs, founding, pauses, acknowledgements. Asked of the leader.
+
+use mesh_failover::coordinator::Request;
+use mesh_failover::policy;
+use mesh_proto::command::{Applied, Command};
+use mesh_proto::evidence::ProcessState;
+use mesh_proto::lease::StatusRef;
+use mesh_proto::operator::{Answer, Refusal, RefusalCode};
+use mesh_proto::run::Actor;
+use mesh_proto::spec::GroupSpec;
+use mesh_proto::{GroupName, InstanceName, Millis};
+
+use super::{Asked, LOOK, Reply, lost, refused};
+
+/// How long a resumed guard may take to acquire its fresh lease.
+const RESUME_DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);
+/// Longest pause. Longer work is done in several, or with the group removed from mesh's care.
+const PAUSE_MAX: Millis = Millis(24 * 3_600_000);
+
+impl Asked {
+    /// Proposes commands; a refusal of the state becomes the answer.
+    pub(super) async fn commit(&self, actor: Actor, commands: Vec<Command>) -> Result<u64, Refusal> {
+        match self.driver.propose(actor, commands).await {
+            Ok(Applied::Done { index }) => Ok(index),
+            Ok(Applied::Refused(why)) => Err(refused(&why)),
+            Err(error) => Err(lost(&error)),
+        }
+    }
+
+    pub(super) async fn apply(&self, actor: Actor, spec: GroupSpec, dry_run: bool) -> Reply {
+        let (findings, version, same) = self.driver.consensus.read(|machine| {
+            let state = machine.state();
+            let known = state.groups.get(&spec.group);
+            let version = known.map_or(0, |group| group.version);
+            (
+                policy::check(&spec, &state.member_list()),
+                version,
+                known.is_some_and(|group| group.spec == spec),
+            )
+        });
+        if let Some(first) = findings.into_iter().next() {
+            let refusal = Refusal::new(RefusalCode::Invalid, first.what, first.next).about(first.key);
+            return Err(refusal);
+        }
+        if same {
+            return Ok(Answer::Done(format!("{} is like this already (version {version})", spec.group)));
+        }
+        if dry_run {
+            let what = if version == 0 { "would be created" } else { "would be changed" };
+            return Ok(Answer::Done(format!("{} {what} (version {})", spec.group, version + 1)));
+        }
+        let group = spec.group.clone();
+        self.commit(actor, vec![Command::SpecApplied { replaces: version, spec }]).await?;
+        let next = if version == 0 { "; name its primary with `mesh adopt INSTANCE`" } else { "" };
+        Ok(Answer::Done(format!("{group} applied, version {}{next}", version + 1)))
+    }
+
+    /// PROTOCOL, Birth: the instance runs as primary, every other one is a standby of the same cluster.
+    pub(super) async fn adopt(&self, actor: Actor, group: &GroupName, instance: &InstanceName) -> Reply {
+        let name = self.group(Some(group))?;
+        let now = self.driver.clock.now();
+        let unsafe_now = |what: String, next: &str| Refusal::new(RefusalCode::Unsafe, what, next);
+        let founded = self.driver.consensus.read(|machine| {
+            let Some(state) = machine.state().groups.get(&name) else {
+                return Err(Refusal::new(
+                    RefusalCode::NotFound,
+                    format!("there is no group {name}"),
+                    "apply it first",
+                ));
+            };
+            if let Some(primary) = &state.primary {
+                let what = format!("{name} has a primary already: {}", primary.instance);
+                return Err(Refusal::new(RefusalCode::Conflict, what, "`mesh failover` changes the primary"));
+            }
+            if state.instance(instance).is_none() {
+                let known: Vec<_> = state.spec.instances.iter().map(|i| i.name.as_str()).collect();
+                let next = format!("instances of {name}: {}", known.join(", "));
+                return Err(Refusal::new(
+                    RefusalCode::NotFound,
+                    format!("{name} has no instance {instance}"),
+                    next,
+                ));
+            }
+            self.driver.with_heard(|coordinator| {
+                let heard = |who| coordinator.heard.fresh_guard(now, &name, who, state.timing.fresh);
+                let Some(primary) = heard(instance) else {
+                    let what = format!("the guard of {instance} is not heard");
+                    return Err(unsafe_now(what, "start it: `mesh guard --instance`, or its unit"));
+                };
+                if let Some(trouble) = &primary.trouble {
+                    return Err(unsafe_now(format!("{instance}: {trouble}"), "mend that first"));
+                }
+                if primary.process != ProcessState::Primary {
+                    let what = format!("{instance} does not run as a primary ({:?})", primary.process);
+                    return Err(unsafe_now(
+                        what,
+                        "adopt the instance that does, or start it as a primary first",
+                    ));
+                }
+                let (Some(system_id), Some(data)) = (primary.system_id, primary.data.clone()) else {
+                    let what = format!("the guard of {instance} does not know its data yet");
+                    return Err(unsafe_now(what, "wait a moment and try again"));
+                };
+                for other in state.spec.instances.iter().filter(|other| other.name != *instance) {
+                    let Some(status) = heard(&other.name) else {
+                        let what = format!("the guard of {} is not heard", other.name);
+                        return Err(unsafe_now(
+                            what,
+                            "start it: every instance must be a standby of the primary",
+                        ));
+                    };
+                    if status.system_id != Some(system_id) {
+                        let what = format!("{} is a server of another cluster than {instance}", other.name);
+                        return Err(unsafe_now(
+                            what,
+                            "build it from the primary with pg_basebackup, or remove it",
+                        ));
+                    }
+                    if status.process != ProcessState::Standby {
+                        let what = format!("{} does not run as a standby ({:?})", other.name, status.process);
+                        return Err(unsafe_now(what, "start it as a standby of the primary first"));
+                    }
+                }
+                Ok(Command::Founded {
+                    group: name.clone(),
+                    instance: instance.clone(),
+                    data,
+                    guard: primary.guard.clone(),
+                    system_id,
+                })
+            })
+        })?;
+        self.commit(actor, vec![founded]).await?;
+        Ok(Answer::Done(format!("{instance} is the primary of {name}, epoch 1; it was not restarted")))
+    }
+
+    pub(super) async fn pause(
+        &self,
+        actor: Actor,
+        group: &GroupName,
+        length: Millis,
+        reason: String,
+    ) -> Reply {
+        let name = self.group(Some(group))?;
+        if length == Millis::ZERO || length > PAUSE_MAX {
+            let what = format!("a pause of {length} is not possible");
+            return Err(Refusal::new(RefusalCode::Invalid, what, "use a length up to 24 h"));
+        }
+        let primary = self
+            .driver
+            .consensus
+            .read(|machine| machine.state().groups.get(&name).and_then(|g| g.primary.clone()));
+        let counted_from = primary.and_then(|primary| {
+            self.driver.with_heard(|coordinator| {
+                let heard = coordinator.heard.guard(&name, &primary.instance)?;
+                Some(StatusRef { guard: heard.said.guard.clone(), seq: heard.said.seq })
+            })
+        });
+        let command = Command::Paused { group: name.clone(), length, counted_from, reason };
+        self.commit(actor, vec![command]).await?;
+        Ok(Answer::Done(format!(
+            "{name} is paused for at most {length}; `mesh resume --group {name}` ends it"
+        )))
+    }
+
+    pub(super) async fn resume(&self, group: &GroupName) -> Reply {
+        let name = self.group(Some(group))?;
+        let paused = || {
+            self.driver
+                .consensus
+                .read(|machine| machine.state().groups.get(&name).is_some_and(|group| group.pause.is_some()))
+        };
+        if !paused() {
+            return Ok(Answer::Done(format!("{name} is not paused")));
+        }
+        let deadline = tokio::time::Instant::now() + RESUME_DEADLINE;
+        self.driver.request(&name, Request::Resume);
+        while paused() {
+            if tokio::time::Instant::now() >= deadline {
+                return Err(Refusal::new(
+                    RefusalCode::Conflict,
+                    "the primary's guard has not acquired a fresh lease, so the pause cannot end yet",
+                    "look at `mesh status`; the pause ends by itself after its full length",
+                ));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(Answer::Done(format!("{name} is not paused any more")))
+    }
+
+    pub(super) async fn ack(&self, actor: Actor, group: &GroupName) -> Reply {
+        let name = self.group(Some(group))?;
+        let held = self
+            .driver
+            .consensus
+            .read(|machine| machine.state().groups.get(&name).and_then(|group| group.hold_down));
+        let Some(run) = held else {
+            return Ok(Answer::Done(format!("{name} has no hold-down")));
+        };
+        self.commit(actor, vec![Command::Acknowledged { group: name.clone() }]).await?;
+        Ok(Answer::Done(format!("hold-down after {run} ended; {name} fails over automatically again")))
+    }
+
+    pub(super) fn rejoin(&self, group: &GroupName, instance: &InstanceName) -> Reply {
+        let name = self.group(Some(group))?;
+        let standby = self.driver.consensus.read(|machine| {
+            machine.state().groups.get(&name).map(|g| {
+                (g.instance(instance).is_some(), g.primary.as_ref().is_some_and(|p| p.instance == *instance))
+            })
+        });
+        match standby {
+            Some((true, false)) => {
+                self.driver.request(&name, Request::Rejoin(instance.clone()));
+                Ok(Answer::Done(format!(
+                    "{instance} is asked to follow now; `mesh status` shows how it goes"
+                )))
+            }
+            Some((true, true)) => Err(Refusal::new(
+                RefusalCode::Conflict,
+                format!("{instance} is the primary of {name}"),
+                "only a standby can rejoin",
+            )),
+            Some((false, _)) | None => Err(Refusal::new(
+                RefusalCode::NotFound,
+                format!("{name} has no instance {instance}"),
+                "look at `mesh status` for the names",
+            )),
+        }
+    }
+}

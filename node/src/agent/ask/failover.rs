@@ -1,0 +1,307 @@
+//! Failover by hand: plan, check, start, join. Graceful when the primary answers, fenced when it does not.
+
+use mesh_failover::coordinator::Request;
+use mesh_failover::plan::{self, Wish, holds};
+use mesh_failover::state::Group;
+use mesh_failover::verdict::{self, Judgement};
+use mesh_proto::command::Verdict;
+use mesh_proto::evidence::ProcessState;
+use mesh_proto::operator::{Answer, FailoverAsk, PlanView, Refusal, RefusalCode};
+use mesh_proto::run::{Actor, Phase, Plan, Run, RunKind};
+use mesh_proto::{GroupName, RunId};
+
+use super::{Asked, LOOK, Reply, view};
+
+/// How long a started run may take to appear in the log.
+const APPEAR: std::time::Duration = std::time::Duration::from_secs(6);
+
+/// What was found out about a wanted failover.
+struct Considered {
+    plan: Plan,
+    findings: Vec<String>,
+    judgement: Judgement,
+    may_lose: Option<u64>,
+    wait: mesh_proto::Millis,
+    wish: Wish,
+    newest: Option<RunId>,
+}
+
+impl Asked {
+    pub(super) async fn failover(&self, actor: Actor, ask: FailoverAsk) -> Reply {
+        let name = self.group(ask.group.as_ref())?;
+        if let Some(run) = self.going_on(&name) {
+            // Two at once end in one run.
+            return Ok(view(&run, true));
+        }
+        let considered = self.consider(&name, actor, &ask)?;
+        if ask.dry_run {
+            return Ok(Answer::Plan(Box::new(PlanView {
+                steps: steps(&considered.plan),
+                plan: considered.plan,
+                findings: considered.findings,
+                may_lose_bytes: considered.may_lose,
+                wait_at_most: considered.wait,
+            })));
+        }
+        if let Some(refusal) = refusal(&ask, &considered) {
+            return Err(refusal);
+        }
+        self.driver.request(&name, Request::Run(considered.wish));
+        let deadline = tokio::time::Instant::now() + APPEAR;
+        loop {
+            let run = self
+                .driver
+                .consensus
+                .read(|machine| machine.state().groups.get(&name).and_then(|group| group.run.clone()));
+            match run {
+                Some(run) if considered.newest.is_none_or(|newest| run.id > newest) => {
+                    let joined = run.plan.actor == Actor::Mesh;
+                    return Ok(view(&run, joined));
+                }
+                Some(_) | None if tokio::time::Instant::now() >= deadline => {
+                    return Err(Refusal::new(
+                        RefusalCode::Conflict,
+                        "the run did not start: something changed since it was planned",
+                        "look at `mesh status` and `mesh plan`, and try again",
+                    ));
+                }
+                Some(_) | None => tokio::time::sleep(LOOK).await,
+            }
+        }
+    }
+
+    fn going_on(&self, name: &GroupName) -> Option<Run> {
+        self.driver.consensus.read(|machine| {
+            let group = machine.state().groups.get(name)?;
+            if group.free_for_a_run() { None } else { group.active_run().cloned() }
+        })
+    }
+
+    fn consider(&self, name: &GroupName, actor: Actor, ask: &FailoverAsk) -> Result<Considered, Refusal> {
+        let now = self.driver.clock.now();
+        self.driver.consensus.read(|machine| {
+            let state = machine.state();
+            let Some(group) = state.groups.get(name) else {
+                return Err(Refusal::new(
+                    RefusalCode::NotFound,
+                    format!("there is no group {name}"),
+                    "see `mesh status`",
+                ));
+            };
+            let Some(primary) = &group.primary else {
+                return Err(Refusal::new(
+                    RefusalCode::Conflict,
+                    format!("{name} has no primary yet"),
+                    "name the first with `mesh adopt INSTANCE`",
+                ));
+            };
+            check_target(group, ask)?;
+            self.driver.with_heard(|coordinator| {
+                let heard = &coordinator.heard;
+                let judgement = verdict::judge(now, state, group, heard, true);
+                let lease = group.lease().map(|lease| lease.term).unwrap_or_default();
+                let answers =
+                    heard.fresh_guard(now, name, &primary.instance, group.timing.fresh).is_some_and(|s| {
+                        s.process == ProcessState::Primary
+                            && holds(s, lease)
+                            && judgement.verdict != Verdict::Down
+                    });
+                let kind = if answers { RunKind::Switchover } else { RunKind::Failover };
+                let wish = Wish {
+                    kind,
+                    site: ask.site.clone(),
+                    instance: ask.instance.clone(),
+                    actor: actor.clone(),
+                    reason: if ask.reason.is_empty() {
+                        "asked by hand".to_owned()
+                    } else {
+                        ask.reason.clone()
+                    },
+                    accept_lag: ask.force,
+                    lost_for: None,
+                };
+                let Some(plan) = plan::make(now, group, heard, &wish) else {
+                    return Err(Refusal::new(
+                        RefusalCode::Conflict,
+                        "there is nothing to plan from",
+                        "see `mesh status`",
+                    ));
+                };
+                let findings = plan::check(now, group, heard, &plan);
+                let standings = plan::assess(now, group, heard, ask.force);
+                let may_lose = match kind {
+                    RunKind::Switchover => Some(0),
+                    RunKind::Failover => plan.candidates.first().and_then(|first| {
+                        standings.iter().find(|s| s.instance == *first).and_then(|s| s.lag)
+                    }),
+                };
+                let wait = match kind {
+                    RunKind::Switchover => mesh_proto::Millis::ZERO,
+                    RunKind::Failover => group.timing.lease.plus(group.largest_fence),
+                };
+                let newest = group.run.as_ref().map(|run| run.id);
+                Ok(Considered { plan, findings, judgement, may_lose, wait, wish, newest })
+            })
+        })
+    }
+
+    pub(super) async fn abort(&self, run: RunId, reason: String) -> Reply {
+        self.signal(run, Request::Abort(run, reason)).await
+    }
+
+    pub(super) async fn retry(&self, run: RunId, reason: String) -> Reply {
+        self.signal(run, Request::Retry(run, reason)).await
+    }
+
+    async fn signal(&self, id: RunId, request: Request) -> Reply {
+        let find = || {
+            self.driver.consensus.read(|machine| {
+                let groups = machine.state().groups.values();
+                groups
+                    .filter_map(|g| g.run.clone().map(|run| (g.spec.group.clone(), run)))
+                    .find(|(_, r)| r.id == id)
+            })
+        };
+        let Some((group, before)) = find() else {
+            return Err(Refusal::new(
+                RefusalCode::NotFound,
+                format!("there is no run {id}"),
+                "see `mesh run`",
+            ));
+        };
+        if before.phase.is_final() {
+            let what = format!("run {id} is {} already", before.phase);
+            return Err(Refusal::new(RefusalCode::Conflict, what, "nothing is left to do"));
+        }
+        if matches!(request, Request::Abort(..)) && before.promotion.is_some() {
+            return Err(Refusal::new(
+                RefusalCode::Unsafe,
+                format!("run {id} has committed its promotion: it can only go forward"),
+                "let it finish, then `mesh failover` back",
+            ));
+        }
+        if matches!(request, Request::Retry(..)) && before.phase != Phase::Stuck {
+            let what = format!("run {id} is not stuck, it is {}", before.phase);
+            return Err(Refusal::new(RefusalCode::Conflict, what, "follow it with `mesh run --follow`"));
+        }
+        self.driver.request(&group, request);
+        let deadline = tokio::time::Instant::now() + APPEAR;
+        loop {
+            match find() {
+                Some((_, run)) if run.entered.len() != before.entered.len() => return Ok(view(&run, false)),
+                Some((_, run)) if tokio::time::Instant::now() >= deadline => return Ok(view(&run, false)),
+                Some(_) => tokio::time::sleep(LOOK).await,
+                None => {
+                    return Err(Refusal::new(
+                        RefusalCode::NotFound,
+                        format!("run {id} is over"),
+                        "see `mesh run`",
+                    ));
+                }
+            }
+        }
+    }
+}
+
+fn check_target(group: &Group, ask: &FailoverAsk) -> Result<(), Refusal> {
+    let primary = group.primary.as_ref().and_then(|p| group.instance(&p.instance));
+    if let Some(site) = &ask.site {
+        if !group.spec.instances.iter().any(|i| i.site == *site) {
+            let sites: Vec<_> = group.spec.instances.iter().map(|i| i.site.as_str()).collect();
+            let next = format!("sites with an instance: {}", sites.join(", "));
+            return Err(Refusal::new(
+                RefusalCode::NotFound,
+                format!("no instance stands at site {site}"),
+                next,
+            ));
+        }
+        if let Some(primary) = primary
+            && primary.site == *site
+            && !group.spec.instances.iter().any(|i| i.site == *site && i.name != primary.name)
+        {
+            let what = format!("the primary {} stands at {site} already", primary.name);
+            return Err(Refusal::new(RefusalCode::Conflict, what, "nothing needs to be done"));
+        }
+    }
+    if let Some(instance) = &ask.instance {
+        if group.instance(instance).is_none() {
+            let what = format!("there is no instance {instance}");
+            return Err(Refusal::new(RefusalCode::NotFound, what, "see `mesh status` for the names"));
+        }
+        if primary.is_some_and(|primary| primary.name == *instance) {
+            let what = format!("{instance} is the primary already");
+            return Err(Refusal::new(RefusalCode::Conflict, what, "nothing needs to be done"));
+        }
+    }
+    Ok(())
+}
+
+/// Why the failover is not started, with what it would cost and which command overrides it.
+fn refusal(ask: &FailoverAsk, found: &Considered) -> Option<Refusal> {
+    if ask.force && ask.reason.trim().is_empty() {
+        let what = "--force needs a reason, which the audit keeps";
+        return Some(Refusal::new(RefusalCode::Invalid, what, "add --reason \"…\""));
+    }
+    let graceful = found.plan.kind == RunKind::Switchover;
+    if ask.graceful_only && !graceful {
+        return Some(Refusal::new(
+            RefusalCode::Unsafe,
+            format!("a clean hand-over is not possible: {}", found.judgement.summary),
+            "`mesh failover` fences it instead; `mesh plan` shows what that may lose",
+        ));
+    }
+    if !found.findings.is_empty() {
+        let rejected = found.plan.rejected.iter().map(|(name, why)| format!("{name} {why}"));
+        let what: Vec<_> = found.findings.iter().cloned().chain(rejected).collect();
+        let lag = found.plan.rejected.iter().any(|(_, why)| why.contains("max_lag_bytes"));
+        let next = if lag && !ask.force {
+            "`mesh failover --force --reason \"…\"` promotes it all the same and loses what it lacks"
+        } else {
+            "mend that first; `mesh status` shows every instance"
+        };
+        return Some(Refusal::new(RefusalCode::Unsafe, what.join("; "), next));
+    }
+    if !graceful && !ask.force && found.judgement.verdict != Verdict::Down {
+        return Some(Refusal::new(
+            RefusalCode::Unsafe,
+            format!(
+                "the primary does not answer, but it is not known to be lost: {}",
+                found.judgement.summary
+            ),
+            format!(
+                "wait for the verdict (`mesh why`), or `mesh failover --force --reason \"…\"`, which waits up to {} for \
+                 the old lease to end",
+                found.wait
+            ),
+        ));
+    }
+    None
+}
+
+fn steps(plan: &Plan) -> Vec<String> {
+    let first = plan.candidates.first().map_or("(nobody)", |c| c.as_str());
+    let from = &plan.from;
+    match plan.kind {
+        RunKind::Switchover => vec![
+            format!("checkpoint {from}, while it serves"),
+            "a majority of voters pledges to renew its lease no more".to_owned(),
+            format!("stop {from} cleanly and prove it"),
+            format!("confirm that {first} has everything"),
+            format!("commit the promotion of {first}; until here the run can be aborted"),
+            format!("promote {first}, write the epoch"),
+            "lead the routes to it and end old sessions".to_owned(),
+            "write through each route".to_owned(),
+            format!("let {from} and the other standbys follow"),
+        ],
+        RunKind::Failover => vec![
+            "a majority of voters pledges to renew the lease no more".to_owned(),
+            format!("fence {from} if its guard answers; else wait for its lease to end"),
+            "freeze every standby within reach and compare where they stand".to_owned(),
+            format!("commit the promotion of the best (now: {first}); until here the run can be aborted"),
+            "promote it, write the epoch".to_owned(),
+            "lead the routes to it and end old sessions".to_owned(),
+            "write through each route".to_owned(),
+            format!("let {from} rejoin when it is back, its diverged WAL kept"),
+        ],
+    }
+}

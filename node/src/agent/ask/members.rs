@@ -1,0 +1,81 @@
+//! Members that join and leave while the mesh runs. The lease electorate does not change with them in this version.
+
+use std::time::{Duration, Instant};
+
+use mesh_consensus::Member;
+use mesh_proto::AgentName;
+use mesh_proto::command::{Command, MemberRecord};
+use mesh_proto::operator::{Answer, Refusal, RefusalCode};
+use mesh_proto::run::Actor;
+
+use super::{Asked, Reply};
+
+/// How long a new agent may take to say who it is.
+const IDENTIFY_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a change of membership may take, catching up included.
+const CHANGE_DEADLINE: Duration = Duration::from_secs(12);
+
+impl Asked {
+    pub(super) async fn add_node(&self, actor: Actor, member: MemberRecord) -> Reply {
+        let found = self
+            .driver
+            .consensus
+            .identify(member.id.0, &member.address, member.agent.as_str(), Instant::now() + IDENTIFY_DEADLINE)
+            .await
+            .map_err(|error| {
+                Refusal::new(
+                    RefusalCode::Conflict,
+                    format!("the agent at {} does not answer as node {}: {error}", member.address, member.id),
+                    "run `mesh agent init` and `mesh agent` there first, with the same mesh id and this number",
+                )
+            })?;
+        let raft = Member {
+            address: member.address.clone(),
+            name: member.agent.as_str().to_owned(),
+            incarnation: found.incarnation,
+        };
+        // The state first: what it refuses must not become a member of the agreement.
+        let learner = MemberRecord { voter: false, ..member.clone() };
+        self.commit(actor.clone(), vec![Command::MemberAdded { member: learner }]).await?;
+        let deadline = Instant::now() + CHANGE_DEADLINE;
+        let failed = |error: mesh_consensus::MembersError| {
+            Refusal::new(
+                RefusalCode::Conflict,
+                format!("the membership was not changed: {}", crate::cli::with_causes(&error)),
+                "repeat the command: it goes on where it stopped",
+            )
+        };
+        self.driver.consensus.add_learner(member.id.0, raft, deadline).await.map_err(failed)?;
+        if !member.voter {
+            return Ok(Answer::Done(format!("{} joined without a vote", member.agent)));
+        }
+        self.driver.consensus.promote_to_voter(member.id.0, deadline).await.map_err(failed)?;
+        let agent = member.agent.clone();
+        self.commit(actor, vec![Command::MemberAdded { member }]).await?;
+        Ok(Answer::Done(format!(
+            "{agent} votes in the log now; the lease electorate stays as it was formed (changing it is not supported in \
+             this version)"
+        )))
+    }
+
+    pub(super) async fn remove_node(&self, actor: Actor, agent: &AgentName) -> Reply {
+        let member = self.driver.consensus.read(|machine| machine.state().members.get(agent).cloned());
+        let Some(member) = member else {
+            let what = format!("there is no agent {agent}");
+            return Err(Refusal::new(RefusalCode::NotFound, what, "see `mesh node list`"));
+        };
+        self.commit(actor, vec![Command::MemberRemoved { agent: agent.clone() }]).await?;
+        let deadline = Instant::now() + CHANGE_DEADLINE;
+        self.driver.consensus.remove(member.id.0, deadline).await.map_err(|error| {
+            Refusal::new(
+                RefusalCode::Conflict,
+                format!(
+                    "{agent} left the mesh, but not the agreement yet: {}",
+                    crate::cli::with_causes(&error)
+                ),
+                "stop its agent; the mesh does not count on it any more",
+            )
+        })?;
+        Ok(Answer::Done(format!("{agent} left; its number {} is never used again", member.id)))
+    }
+}

@@ -1,0 +1,204 @@
+//! Status and explanations, from the applied state and what this agent heard. Any agent answers; each hears every guard
+//! and every observer.
+
+use mesh_failover::state::{Group, MeshState};
+use mesh_failover::verdict::votes;
+use mesh_failover::{Moment, plan};
+use mesh_proto::command::Verdict;
+use mesh_proto::effect::{Outcome, Target};
+use mesh_proto::operator::{Answer, GroupStatus, InstanceStatus, NodeView, RouteStatus, StatusView, WhyView};
+use mesh_proto::spec::InstanceSpec;
+use mesh_proto::{GroupName, InstanceName};
+
+use super::{Asked, Reply};
+use crate::clock;
+
+/// How many audit records an explanation rests on at most.
+const WHY_RECORDS: usize = 24;
+
+impl Asked {
+    pub(super) fn nodes(&self) -> Vec<NodeView> {
+        let standing = self.driver.consensus.standing();
+        let now = self.driver.clock.now();
+        self.driver.consensus.read(|machine| {
+            let members = machine.state().members.values();
+            members
+                .map(|member| {
+                    let heard = self
+                        .driver
+                        .with_heard(|c| c.heard.report(&member.agent).map(|report| report.age(now)));
+                    let reachable = heard.map_or(standing.leader.map(|_| false), |age| Some(age.0 < 3_000));
+                    NodeView {
+                        member: member.clone(),
+                        leader: standing.leader == Some(member.id.0),
+                        reachable,
+                        report_age: heard,
+                    }
+                })
+                .collect()
+        })
+    }
+
+    pub(super) fn status(&self) -> StatusView {
+        let standing = self.driver.consensus.standing();
+        let now = self.driver.clock.now();
+        let nodes = self.nodes();
+        let troubles = standing.fault.iter().cloned().collect();
+        self.driver.consensus.read(|machine| {
+            let state = machine.state();
+            let leader = state.members.values().find(|member| standing.leader == Some(member.id.0));
+            StatusView {
+                agent: self.driver.me.clone(),
+                mesh: state.mesh.clone(),
+                leader: leader.map(|member| member.agent.clone()),
+                term: standing.term,
+                applied: standing.applied.map_or(0, |at| at.index),
+                electorate: state.electorate.clone(),
+                nodes,
+                groups: state.groups.values().map(|group| self.group_status(now, state, group)).collect(),
+                at: clock::wall(),
+                troubles,
+            }
+        })
+    }
+
+    fn group_status(&self, now: Moment, state: &MeshState, group: &Group) -> GroupStatus {
+        let observers = group.primary.as_ref().map_or((0, 0), |primary| {
+            self.driver.with_heard(|c| votes::count(now, state, group, &primary.instance, &c.heard).fresh())
+        });
+        GroupStatus {
+            group: group.spec.group.clone(),
+            version: group.version,
+            epoch: group.epoch,
+            primary: group.primary.as_ref().map(|p| p.instance.clone()),
+            verdict: group.verdict.clone(),
+            timing: group.timing.clone(),
+            automatic: group.spec.automatic,
+            blocked: group.verdict.blocked.clone().or_else(|| group.blocked()),
+            instances: group
+                .spec
+                .instances
+                .iter()
+                .map(|i| self.instance_status(now, state, group, i))
+                .collect(),
+            routes: group
+                .spec
+                .routes
+                .iter()
+                .map(|route| {
+                    let led = group.routes.get(&route.name);
+                    RouteStatus {
+                        name: route.name.clone(),
+                        listen: route.listen.to_string(),
+                        leads_to: led.map(|led| led.instance.clone()),
+                        epoch: led.map(|led| led.epoch),
+                    }
+                })
+                .collect(),
+            run: group.run.clone(),
+            pause: group.pause.as_ref().map(|pause| (pause.reason.clone(), pause.length)),
+            observers,
+        }
+    }
+
+    fn instance_status(
+        &self,
+        now: Moment,
+        state: &MeshState,
+        group: &Group,
+        spec: &InstanceSpec,
+    ) -> InstanceStatus {
+        let name = &spec.name;
+        let heard_guard = self.driver.with_heard(|c| {
+            c.heard.guard(&group.spec.group, name).map(|heard| (heard.said.clone(), heard.age(now)))
+        });
+        let reference = self.driver.with_heard(|c| plan::candidates::primary_position(group, &c.heard));
+        let is_primary = group.primary.as_ref().is_some_and(|p| p.instance == *name);
+        let position = heard_guard.as_ref().and_then(|(status, _)| status.position);
+        let lag_bytes = match (reference, position) {
+            (Some(reference), Some(position)) if !is_primary => {
+                Some(reference.have.bytes_since(position.have))
+            }
+            (Some(_) | None, Some(_) | None) => None,
+        };
+        let seen = votes::expected(state, group)
+            .into_iter()
+            .filter_map(|(agent, _)| {
+                let sighting = self.driver.with_heard(|c| {
+                    let report = c.heard.report(&agent)?;
+                    let found = report.said.sightings.iter().find(|s| s.instance == *name)?;
+                    Some(mesh_proto::evidence::Sighting {
+                        age: found.age.plus(report.age(now)),
+                        ..found.clone()
+                    })
+                });
+                sighting.map(|sighting| (agent, sighting))
+            })
+            .collect();
+        InstanceStatus {
+            name: name.clone(),
+            site: spec.site.clone(),
+            address: spec.address.to_string(),
+            lease: group.leases.get(name).cloned(),
+            guard: heard_guard,
+            lag_bytes,
+            seen,
+            repair: repair_words(group, name),
+        }
+    }
+
+    pub(super) fn why(&self, wanted: Option<&GroupName>) -> Reply {
+        let name = self.group(wanted)?;
+        self.driver.consensus.read(|machine| {
+            let state = machine.state();
+            let Some(group) = state.groups.get(&name) else { return Ok(Answer::Done(String::new())) };
+            let about = state.audit.records.iter().filter(|record| record.group.as_ref() == Some(&name));
+            let mut records: Vec<_> = about.rev().take(WHY_RECORDS).cloned().collect();
+            records.reverse();
+            Ok(Answer::Why(Box::new(WhyView {
+                group: name.clone(),
+                verdict: group.verdict.clone(),
+                since: group.verdict_at,
+                next: next_words(group),
+                records,
+            })))
+        })
+    }
+}
+
+fn repair_words(group: &Group, name: &InstanceName) -> Option<String> {
+    let repair = group.repairs.iter().find(|repair| repair.effect.target() == Target::Instance(name))?;
+    match &repair.outcome {
+        None => Some(format!("{}: going on", repair.effect)),
+        Some(Outcome::Refused { detail, .. } | Outcome::Unknown { detail }) => {
+            Some(format!("{}: {detail}", repair.effect))
+        }
+        Some(Outcome::Done(_)) => None,
+    }
+}
+
+fn next_words(group: &Group) -> String {
+    if let Some(run) = group.active_run() {
+        return format!("run {} is {}; follow it with `mesh run --follow`", run.id, run.phase);
+    }
+    if let Some(blocked) = group.blocked() {
+        return format!("nothing by itself: {blocked}");
+    }
+    match group.verdict.verdict {
+        Verdict::Unfounded => "waits for `mesh adopt`".to_owned(),
+        Verdict::Healthy => format!(
+            "fails over when the primary is lost to a majority of the other sites for {} ({} within its site), or when \
+             its guard proves that it is fenced",
+            group.timing.leave_site_after, group.timing.down_after
+        ),
+        Verdict::Suspect | Verdict::Isolated | Verdict::UnreachableButStreaming => {
+            "watches; acts when the primary is proved lost".to_owned()
+        }
+        Verdict::Down => "fails over as soon as a majority of voters is willing".to_owned(),
+        Verdict::DownNoCandidate => {
+            "fails over as soon as a standby can be promoted, or opens the old primary when it is back"
+                .to_owned()
+        }
+        Verdict::Blind => "waits for observers to report again".to_owned(),
+    }
+}

@@ -1,0 +1,24 @@
+//! The agent: votes, observes, leads when elected, changes the routes whose credentials it holds, answers people.
+//!
+//! It never touches an instance: that is its guard's business, which needs no agent. An agent may therefore be stopped,
+//! upgraded or crash without a database noticing.
+//!
+//! Reading order: `machine` (the replicated state), [`driver`] (the coordinator and what it wants done), [`sightings`]
+//! and [`reporter`] (what this agent sees), [`routes`] and [`gates`] (what it changes), [`service`] and [`ask`] (what it
+//! is asked).
+
+pub mod ask;
+pub mod driver;
+pub mod gates;
+pub mod machine;
+pub mod peers;
+pub mod reporter;
+pub mod roles;
+pub mod routes;
+pub mod service;
+pub mod sightings;
+pub mod voting;
+
+mod start;
+
+pub use start::{AgentError, init, run};

@@ -1,0 +1,67 @@
+//! The Agent service: reports in, orders for routes in, questions in. Who may do what is checked for every call.
+
+use std::sync::Arc;
+
+use mesh_proto::MeshId;
+use mesh_proto::effect::Order;
+use mesh_proto::evidence::Report;
+use mesh_proto::operator::Question;
+use mesh_proto::rpc::Envelope;
+use mesh_proto::rpc::agent_server::Agent;
+use tonic::{Request, Response, Status};
+
+use super::ask::Asked;
+use crate::rpc::{self, caller, envelope};
+
+/// Answers calls of agents and of the command line.
+#[derive(Clone)]
+pub struct AgentService {
+    mesh: MeshId,
+    asked: Arc<Asked>,
+}
+
+impl AgentService {
+    /// A service for one agent.
+    #[must_use]
+    pub const fn new(mesh: MeshId, asked: Arc<Asked>) -> Self {
+        Self { mesh, asked }
+    }
+
+    fn is_member(&self, name: &mesh_proto::AgentName) -> bool {
+        self.asked.driver.consensus.read(|machine| machine.state().members.contains_key(name))
+    }
+
+    fn answer<T: serde::Serialize>(&self, value: &T) -> Result<Response<Envelope>, Status> {
+        Ok(Response::new(envelope::seal(&self.mesh, value)?))
+    }
+}
+
+#[tonic::async_trait]
+impl Agent for AgentService {
+    async fn report(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
+        let who = caller(&request)?;
+        let report: Report = envelope::open(&self.mesh, request.get_ref())?;
+        rpc::is_agent(&who, &report.agent)?;
+        if !self.is_member(&report.agent) {
+            return Err(Status::permission_denied(format!("{} is no member of this mesh", report.agent)));
+        }
+        self.asked.driver.heard_report(report);
+        self.answer(&())
+    }
+
+    async fn execute(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
+        let who = caller(&request)?;
+        rpc::member(&who, |name| self.is_member(name))?;
+        let order: Order = envelope::open(&self.mesh, request.get_ref())?;
+        let outcome = self.asked.driver.routes.execute(&order).await;
+        self.answer(&outcome)
+    }
+
+    async fn ask(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
+        let who = caller(&request)?;
+        let Question { actor, ask } = envelope::open(&self.mesh, request.get_ref())?;
+        let actor = rpc::actor(&who, &actor)?;
+        let answer = self.asked.answer(Question { actor, ask }).await;
+        self.answer(&answer)
+    }
+}
