@@ -7,6 +7,7 @@ pub mod clock;
 pub mod config;
 pub mod http;
 pub mod leash;
+pub mod programs;
 pub mod rpc;
 pub mod telemetry;
 pub mod tls;

@@ -113,7 +113,7 @@ pub struct GroupView {
     pub epoch: Epoch,
     /// Current primary.
     pub primary: Option<InstanceName>,
-    /// The lease record of the asking guard's own instance.
+    /// The lease of the asking guard's own instance, if that is the one in force: the primary's, in the newest epoch.
     pub own_lease: Option<LeaseRecord>,
     /// PostgreSQL's system identifier of the founded group; a guard whose server has another one refuses everything.
     #[serde(default)]

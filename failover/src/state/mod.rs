@@ -258,11 +258,13 @@ impl MeshState {
     #[must_use]
     pub fn group_view(&self, group: &GroupName, instance: &InstanceName, applied: u64) -> Option<GroupView> {
         let state = self.groups.get(group)?;
+        let key = LeaseKey { group: group.clone(), instance: instance.clone() };
         Some(GroupView {
             applied,
             epoch: state.epoch,
             primary: state.primary.as_ref().map(|p| p.instance.clone()),
-            own_lease: state.leases.get(instance).cloned(),
+            // Only the lease that is in force: what a former primary held once must look like nothing.
+            own_lease: self.current_lease(&key).cloned(),
             timing: state.timing.clone(),
             pause: state.pause.as_ref().map(|p| PauseView {
                 id: p.id,

@@ -11,7 +11,7 @@ use mesh_proto::rpc::agent_server::Agent;
 use tonic::{Request, Response, Status};
 
 use super::ask::Asked;
-use crate::rpc::{self, caller, envelope};
+use crate::rpc::{self, Caller, caller, envelope};
 
 /// Answers calls of agents and of the command line.
 #[derive(Clone)]
@@ -59,7 +59,10 @@ impl Agent for AgentService {
 
     async fn ask(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
         let who = caller(&request)?;
-        let Question { actor, ask } = envelope::open(&self.mesh, request.get_ref())?;
+        let Question { actor, ask } = match &who {
+            Caller::Local(_) => envelope::open_local(&self.mesh, request.get_ref())?,
+            Caller::Peer(_) => envelope::open(&self.mesh, request.get_ref())?,
+        };
         let actor = rpc::actor(&who, &actor)?;
         let answer = self.asked.answer(Question { actor, ask }).await;
         self.answer(&answer)

@@ -27,6 +27,7 @@ use crate::clock::Clock;
 use crate::config::{ConfigError, NodeConfig, Reader};
 use crate::rpc::{Caller, server};
 use crate::tls::{self, Dialer, Identity, Incoming, LocalIncoming, Material};
+use crate::voter::VoterStore;
 
 /// How long parts get to end after the signal to stop.
 const STOP_GRACE: Duration = Duration::from_secs(3);
@@ -85,7 +86,7 @@ pub enum AgentError {
     Socket(#[from] tls::local::SocketError),
     /// The voter's floors.
     #[error("the voter does not start")]
-    Voter(#[source] crate::voter::VoterError),
+    Voter(#[source] crate::voter::StoreError),
     /// A server ended.
     #[error("a listener ended unexpectedly")]
     Served(#[source] tonic::transport::Error),
@@ -109,6 +110,8 @@ pub fn init(path: &Path) -> Result<String, AgentError> {
     std::fs::create_dir_all(dir).map_err(|source| AgentError::DataDir { path: dir.clone(), source })?;
     create_store(&dir.join(STORE), node.0, config.mesh.id.as_str())
         .map_err(|source| AgentError::Create { path: dir.clone(), source })?;
+    // Second, so that a store without floors, left by a crash in between, refuses to start instead of voting.
+    VoterStore::create(&super::voting::floors(dir)).map_err(AgentError::Voter)?;
     Ok(format!(
         "created the store of {}, number {node} of mesh {}, in {}",
         config.agent.name,

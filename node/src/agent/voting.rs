@@ -1,59 +1,70 @@
 //! What the voter of this agent reads: the applied state, the agreement's term; and whom it tells what guards say.
 
-use std::future::Future;
-use std::pin::Pin;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use mesh_proto::evidence::GuardStatus;
-use mesh_proto::lease::{Electorate, GroupView, LeaseKey, LeaseRecord};
+use mesh_proto::lease::LeaseKey;
 use mesh_proto::rpc::voter_server::VoterServer;
-use mesh_proto::{AgentName, GroupName, InstanceName, NodeId};
+use mesh_proto::{AgentName, NodeId};
 
 use super::driver::Driver;
 use crate::config::NodeConfig;
-use crate::voter::{VoterError, VoterService, VoterView};
+use crate::voter::{LogView, StoreError, VoterLog, VoterService, VoterStore};
 
-struct View(Arc<Driver>);
+/// Bound of a wait that its caller bounds more tightly.
+const WAIT: Duration = Duration::from_secs(5);
 
-impl VoterView for View {
-    fn wait_applied(&self, index: u64, deadline: Instant) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        Box::pin(async move {
-            // Too late: the granter answers that it is behind.
-            let _ = self.0.consensus.wait_applied(index, deadline).await;
+struct Log(Arc<Driver>);
+
+impl VoterLog for Log {
+    fn view(&self, key: &LeaseKey) -> LogView {
+        let standing = self.0.consensus.standing();
+        // Entries that are not ours (elections, membership) move the index on too, and change nothing of ours.
+        let reached = standing.applied.map_or(0, |at| at.index);
+        self.0.consensus.read(|machine| {
+            let applied = machine.applied().max(reached);
+            LogView {
+                applied,
+                group: machine.state().group_view(&key.group, &key.instance, applied),
+                electorate: machine.state().electorate.clone(),
+                raft_term: standing.term,
+            }
         })
     }
-    fn lease(&self, key: &LeaseKey) -> (Option<LeaseRecord>, u64) {
-        // Entries without a command of ours move the agreement on too; what matters is that nothing below is missing.
-        let applied = self.0.consensus.standing().applied.map_or(0, |at| at.index);
-        self.0
-            .consensus
-            .read(|machine| (machine.state().current_lease(key).cloned(), machine.applied().max(applied)))
+
+    fn wait_applied(&self, index: u64) -> BoxFuture<'_, ()> {
+        async move {
+            // Too late or stopped: the granter decides by what is applied then.
+            let _ = self.0.consensus.wait_applied(index, Instant::now() + WAIT).await;
+        }
+        .boxed()
     }
-    fn electorate(&self) -> Electorate {
-        self.0.consensus.read(|machine| machine.state().electorate.clone())
+
+    fn member(&self, agent: &AgentName) -> Option<NodeId> {
+        self.0.consensus.read(|machine| machine.state().members.get(agent).map(|member| member.id))
     }
-    fn group(&self, group: &GroupName, instance: &InstanceName) -> Option<GroupView> {
-        self.0.consensus.read(|machine| machine.state().group_view(group, instance, machine.applied()))
-    }
-    fn raft_term(&self) -> u64 {
-        self.0.consensus.standing().term
-    }
-    fn is_member(&self, agent: &AgentName) -> bool {
-        self.0.consensus.read(|machine| machine.state().members.contains_key(agent))
-    }
-    fn heard(&self, status: GuardStatus) {
+
+    fn on_status(&self, status: GuardStatus) {
         self.0.heard_guard(status);
     }
+}
+
+/// Where the voter's floors lie.
+#[must_use]
+pub fn floors(data_dir: &Path) -> PathBuf {
+    data_dir.join("voter-floors")
 }
 
 /// The voter of this agent.
 ///
 /// # Errors
-/// [`VoterError`] when its floors cannot be used.
-pub fn service(config: &NodeConfig, driver: &Arc<Driver>) -> Result<VoterServer<VoterService>, VoterError> {
+/// [`StoreError`] when its floors cannot be used.
+pub fn service(config: &NodeConfig, driver: &Arc<Driver>) -> Result<VoterServer<VoterService>, StoreError> {
     let node = NodeId(driver.consensus.identity().node);
-    let view = Arc::new(View(Arc::clone(driver)));
-    let voter = VoterService::open(config.mesh.id.clone(), node, &config.agent.data_dir, view)?;
-    Ok(VoterServer::new(voter))
+    let store = VoterStore::open(&floors(&config.agent.data_dir))?;
+    Ok(VoterService::new(node, config.mesh.id.clone(), store, Arc::new(Log(Arc::clone(driver)))).mount())
 }

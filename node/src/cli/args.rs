@@ -55,7 +55,7 @@ pub enum Command {
     /// What an operator asks of the agent on this host.
     #[command(flatten)]
     Ask(Operation),
-    /// Run the agent of this host (a systemd unit does), or write its first configuration
+    /// Run the agent of this host (a systemd unit does), or create its store
     Agent(AgentArgs),
     /// Run the guard of one instance (a systemd unit does)
     Guard(GuardArgs),
@@ -327,13 +327,23 @@ pub struct AgentArgs {
 /// `mesh agent …`
 #[derive(Debug, Clone, Subcommand)]
 pub enum AgentCommand {
-    /// Write a first configuration with comments, to be finished by hand
+    /// Create the store of a new agent, once, from its file
     Init(AgentInitArgs),
+    /// Write a first configuration with comments, to be finished by hand
+    Template(AgentTemplateArgs),
 }
 
 /// `mesh agent init`
 #[derive(Debug, Clone, Args)]
 pub struct AgentInitArgs {
+    /// The agent's own file
+    #[arg(long, short, env = "MESH_CONFIG", value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+}
+
+/// `mesh agent template`
+#[derive(Debug, Clone, Args)]
+pub struct AgentTemplateArgs {
     /// Where to write it; an existing file is not overwritten
     #[arg(long, short, env = "MESH_CONFIG", value_name = "FILE", default_value = DEFAULT_CONFIG)]
     pub config: PathBuf,

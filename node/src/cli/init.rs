@@ -1,18 +1,18 @@
-//! `mesh agent init`: writes a first configuration, with a comment at everything that must be finished by hand. It never
+//! `mesh agent template`: writes a first configuration, with a comment at everything that must be finished by hand. It never
 //! overwrites a file.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 
-use super::args::AgentInitArgs;
+use super::args::AgentTemplateArgs;
 use super::exit::{Exit, Failure};
 
 /// Writes the file.
 ///
 /// # Errors
 /// A [`Failure`]; an existing file is left as it is.
-pub fn run(args: &AgentInitArgs) -> Result<String, Failure> {
+pub fn run(args: &AgentTemplateArgs) -> Result<String, Failure> {
     let path = args.config.display();
     let written = OpenOptions::new()
         .write(true)
@@ -41,8 +41,8 @@ pub fn run(args: &AgentInitArgs) -> Result<String, Failure> {
     }
 }
 
-fn template(args: &AgentInitArgs) -> String {
-    let AgentInitArgs { config: _, mesh, name, site, listen } = args;
+fn template(args: &AgentTemplateArgs) -> String {
+    let AgentTemplateArgs { config: _, mesh, name, site, listen } = args;
     format!(
         r#"# The agent of this host: who it is, where it stands, which servers it owns. What the whole mesh must agree on
 # (groups, their instances and routes) is not here: mesh apply -f GROUP.toml
@@ -124,8 +124,9 @@ mod tests {
     use crate::cli::args::{AgentCommand, Cli, Command};
     use crate::config::NodeConfig;
 
-    fn args(config: &Path) -> AgentInitArgs {
-        let line = "mesh agent init --mesh shop --name east-1 --site east --listen 10.1.0.10:7400 --config";
+    fn args(config: &Path) -> AgentTemplateArgs {
+        let line =
+            "mesh agent template --mesh shop --name east-1 --site east --listen 10.1.0.10:7400 --config";
         let words = line.split(' ').map(Into::into).chain([config.as_os_str().to_owned()]);
         let Command::Agent(agent) = Cli::try_parse_from(words).unwrap().command else { panic!() };
         let Some(AgentCommand::Init(init)) = agent.command else { panic!() };

@@ -1,17 +1,17 @@
-//! Commands that work on files of this host and ask no agent: `mesh agent init`, `mesh ca`, `mesh exit-codes`.
+//! Commands that work on files of this host and ask no agent: `mesh agent template`, `mesh ca`, `mesh exit-codes`.
 
 use std::process::ExitCode;
 
-use super::args::{AgentInitArgs, CaCommand, Common};
+use super::args::{AgentTemplateArgs, CaCommand, Common};
 use super::exit::{Exit, Failure};
 use super::init;
 use super::output::Output;
 use crate::ca::{self, CaError, Pair};
 use crate::tls::Identity;
 
-/// Runs `mesh agent init`.
+/// Runs `mesh agent template`.
 #[must_use]
-pub fn agent_init(common: &Common, args: &AgentInitArgs) -> ExitCode {
+pub fn agent_template(common: &Common, args: &AgentTemplateArgs) -> ExitCode {
     let output = Output::of_process(common.json);
     let done = init::run(args);
     end(output, done.map(|text| (serde_json::json!({ "config": args.config }), text)))

@@ -209,7 +209,7 @@ impl Asked {
 }
 
 fn view(run: &Run, joined: bool) -> Answer {
-    Answer::Run(Box::new(RunView { run: run.clone(), joined, lost_for: run.plan.lost_for }))
+    Answer::Run(Box::new(RunView { run: run.clone(), joined }))
 }
 
 fn no_quorum(what: String) -> Refusal {

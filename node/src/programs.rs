@@ -1,0 +1,68 @@
+//! The programs of the binary beside the command line that asks: agent, guard, leash. Each turns
+//! an error into what a person at a terminal, or a reader of the journal, needs.
+
+use std::process::ExitCode;
+
+use crate::cli::args::{AgentArgs, AgentCommand, Common, GuardArgs, LeashArgs};
+use crate::cli::local;
+use crate::cli::output::Output;
+use crate::cli::{Exit, Failure, with_causes};
+use crate::{agent, leash, telemetry};
+
+fn failed(output: &Output, error: &dyn std::error::Error) -> ExitCode {
+    let failure = Failure::new(Exit::Error, with_causes(error), "");
+    output.failure(&failure);
+    failure.exit.into()
+}
+
+fn said(output: &Output, text: &str) -> ExitCode {
+    match output.text(&format!("{text}\n")) {
+        Ok(()) => Exit::Done.into(),
+        Err(failure) => {
+            output.failure(&failure);
+            failure.exit.into()
+        }
+    }
+}
+
+/// `mesh agent`
+#[must_use]
+pub fn agent(common: &Common, args: &AgentArgs) -> ExitCode {
+    let output = &Output::of_process(common.json);
+    match &args.command {
+        Some(AgentCommand::Template(template)) => local::agent_template(common, template),
+        Some(AgentCommand::Init(init)) => match agent::init(&init.config) {
+            Ok(text) => said(output, &text),
+            Err(error) => failed(output, &error),
+        },
+        None => serve(output, agent::run(&args.config)),
+    }
+}
+
+/// `mesh guard`
+#[must_use]
+pub fn guard(output: &Output, _args: &GuardArgs) -> ExitCode {
+    output.failure(&Failure::new(Exit::NotSupported, "this build has no guard", ""));
+    Exit::NotSupported.into()
+}
+
+/// `mesh leash`
+#[must_use]
+pub fn leash(args: &LeashArgs) -> ExitCode {
+    leash::run(&args.words)
+}
+
+fn serve<E: std::error::Error>(output: &Output, program: impl Future<Output = Result<(), E>>) -> ExitCode {
+    if let Err(error) = telemetry::start(telemetry::Form::Text) {
+        return failed(output, &error);
+    }
+    // Two threads: one that is busy (a snapshot, a TLS handshake) must not hold up renewals and probes.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    match runtime {
+        Ok(runtime) => match runtime.block_on(program) {
+            Ok(()) => Exit::Done.into(),
+            Err(error) => failed(output, &error),
+        },
+        Err(error) => failed(output, &error),
+    }
+}
