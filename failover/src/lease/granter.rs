@@ -139,8 +139,9 @@ impl Granter {
         }
         self.grants.retain(|_, end| *end > now);
         // The guard counts this length by its own clock, which may be slower than this one: the grant is remembered
-        // for longer than it was asked for. Stretching only the remainder at the leader is not enough, because a
-        // remainder of nothing stretches to nothing (see the crate's lease model).
+        // for longer than it was asked for. Stretching the remainder at the leader instead is not enough: a pledge
+        // asked for when this clock has counted L and the guard's has not would find a remainder of nothing, and
+        // nothing stretches to nothing (`tests/lease_model.rs`, without VoterDrift: two writers after 8 steps).
         let end = now.after(self.bounds.stretch(request.length));
         let longest = self.grants.entry(request.key.clone()).or_insert(end);
         *longest = (*longest).max(end);

@@ -11,9 +11,6 @@ use mesh_proto::{LeaseNo, Millis, NodeId};
 
 use crate::Moment;
 
-/// How many requests may be waiting for answers. Older ones are forgotten: their grants would be nearly over.
-const ROUNDS_MAX: usize = 64;
-
 /// A grant of one voter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Grant {
@@ -29,11 +26,12 @@ struct Acquisition {
     grants: BTreeMap<NodeId, Grant>,
 }
 
-/// One request, sent to every voter of the electorate at one moment.
+/// One request for a lease, sent to every voter of the electorate at one moment.
 #[derive(Debug, Clone, Copy)]
 struct Round {
     sent: Moment,
-    lease: Option<(LeaseTerm, Millis)>,
+    term: LeaseTerm,
+    length: Millis,
 }
 
 /// A pause that the guard is in.
@@ -123,10 +121,10 @@ impl Holder {
         let record = self.asking().filter(|_| with_lease).cloned();
         let round = self.next_round;
         self.next_round += 1;
-        let lease = record.as_ref().map(|r| (r.term, length));
-        self.rounds.insert(round, Round { sent: now, lease });
-        while self.rounds.len() > ROUNDS_MAX {
-            self.rounds.pop_first();
+        if let Some(record) = &record {
+            // A grant of a request that is older than its length is worth nothing.
+            self.rounds.retain(|_, round| now < round.sent.after(round.length));
+            self.rounds.insert(round, Round { sent: now, term: record.term, length });
         }
         let request = record.map(|r| RenewLease {
             key: key.clone(),
@@ -148,8 +146,8 @@ impl Holder {
     ) -> Option<(LeaseTerm, RenewAnswer)> {
         self.learn(&reply.electorate);
         let alive = self.held(now).is_some();
-        let Round { sent, lease } = *self.rounds.get(&round)?;
-        let ((term, length), answer) = lease.zip(reply.answer)?;
+        let Round { sent, term, length } = *self.rounds.get(&round)?;
+        let answer = reply.answer?;
         if answer == RenewAnswer::Granted {
             let grant = Grant { sent, end: sent.after(length) };
             // A grant that comes when the lease is over does not continue it, even before `lapse` has noticed.

@@ -163,11 +163,17 @@ impl Collector {
     }
 
     /// From when on no guard can acknowledge under this lease: the largest end over a pledging majority, plus the
-    /// largest F. `None` while no majority pledged.
+    /// largest F with drift. `None` while no majority pledged.
     #[must_use]
     pub fn over_at(&self) -> Option<Moment> {
         let majority = self.earliest_majority()?;
-        majority.iter().map(|(_, pledge)| pledge.over.after(self.fence)).max()
+        majority.iter().map(|(_, pledge)| self.fenced_at(pledge)).max()
+    }
+
+    /// When a guard whose lease ended with this voter's grants has surely fenced. The fence budget is counted by the
+    /// guard's clock, this wait by the leader's.
+    fn fenced_at(&self, pledge: &Pledge) -> Moment {
+        pledge.over.after(self.bounds.stretch(self.fence))
     }
 
     /// The proof for the promotion entry, once [`Self::over_at`] has come.
@@ -186,9 +192,9 @@ impl Collector {
         })
     }
 
-    /// Each durable pledge, with how long until that voter's grants are over by the leader's clock.
+    /// Each durable pledge, with how long until that voter's grants are over, and fenced, by the leader's clock.
     #[must_use]
     pub fn pledges(&self, now: Moment) -> Vec<(NodeId, Millis)> {
-        self.pledges.iter().map(|(voter, pledge)| (*voter, pledge.over.since(now))).collect()
+        self.pledges.iter().map(|(voter, pledge)| (*voter, self.fenced_at(pledge).since(now))).collect()
     }
 }
