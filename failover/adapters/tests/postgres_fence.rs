@@ -214,3 +214,38 @@ async fn a_dead_guard_takes_its_server_down() {
     figure("death of the guard to the end of its server", killed.elapsed());
     std::fs::remove_dir_all(data.parent().unwrap().parent().unwrap()).unwrap();
 }
+
+/// A directory in the cgroup v2 hierarchy, where this user may make one.
+fn own_cgroup() -> Option<std::path::PathBuf> {
+    let mounts = std::fs::read_to_string("/proc/mounts").unwrap();
+    let mount = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"))?;
+    let dir =
+        std::path::Path::new(mount.split(' ').nth(1)?).join(format!("mesh-test-{}", std::process::id()));
+    std::fs::create_dir(&dir).ok()?;
+    Some(dir)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cgroup_is_killed_at_once_and_a_missing_one_does_not_matter() {
+    let lab = Lab::new();
+    let real = own_cgroup();
+    println!("own cgroup: {real:?}");
+    for cgroup in [Some(lab.path().join("no-such-cgroup")), real.clone()].into_iter().flatten() {
+        let name = if Some(&cgroup) == real.as_ref() { "real" } else { "missing" };
+        let instance = lab.instance_with(name, |settings| settings.cgroup = Some(cgroup.clone()));
+        let postmaster = start_primary(&instance).await.postmaster;
+        let mut moved = 0;
+        for member in instance.tree().scan().unwrap().iter().filter(|_| name == "real") {
+            // A process may end between the scan and its move; the postmaster must be there.
+            let done = std::fs::write(cgroup.join("cgroup.procs"), member.process.pid().to_string());
+            assert!(done.is_ok() || member.process.is_dead().unwrap(), "{done:?}");
+            moved += u32::from(done.is_ok());
+        }
+        assert!(name != "real" || moved > 3);
+        let (proof, _) = fenced(&instance, Some(&postmaster), FenceMode::Hard).await;
+        figure(&format!("fence hard, {name} cgroup, no-ack"), proof.took);
+    }
+    if let Some(cgroup) = real {
+        eventually("the cgroup is empty", async || std::fs::remove_dir(&cgroup).is_ok()).await;
+    }
+}

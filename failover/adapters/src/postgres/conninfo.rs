@@ -7,13 +7,49 @@ use super::instance::Settings;
 /// A primary to follow.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
-    /// Where it listens.
-    pub address: SocketAddr,
-    /// The name under which the follower streams; it is what a commit quorum lists. At most 63 bytes.
-    pub application_name: String,
+    address: SocketAddr,
+    application_name: String,
+}
+
+/// PostgreSQL cuts longer names (`NAMEDATALEN` - 1), and a commit quorum would wait for a name that never comes.
+const LONGEST_NAME: usize = 63;
+
+/// The name to stream under does not fit.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "application_name {name:?} must have 1 to {LONGEST_NAME} printable ASCII bytes; give the instance a shorter name"
+)]
+pub struct NameError {
+    /// What was given.
+    pub name: String,
 }
 
 impl Upstream {
+    /// A primary at a literal address, to be followed under this `application_name`, which is what a commit quorum lists.
+    ///
+    /// # Errors
+    /// When PostgreSQL would cut or change the name.
+    pub fn new(address: SocketAddr, application_name: String) -> Result<Upstream, NameError> {
+        let whole = (1..=LONGEST_NAME).contains(&application_name.len());
+        if whole && application_name.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+            Ok(Upstream { address, application_name })
+        } else {
+            Err(NameError { name: application_name })
+        }
+    }
+
+    /// Where the primary listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The name under which the follower streams.
+    #[must_use]
+    pub fn application_name(&self) -> &str {
+        &self.application_name
+    }
+
     /// The value of `primary_conninfo`. The timeouts let a receiver notice a dead primary's host within seconds.
     #[must_use]
     pub fn conninfo(&self, settings: &Settings) -> String {
@@ -55,4 +91,19 @@ fn joined(parts: &[(&'static str, String)]) -> String {
         .iter()
         .map(|(key, value)| format!("{key}='{}'", value.replace('\\', "\\\\").replace('\'', "\\'")));
     quoted.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_names_that_postgresql_would_change() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 5432));
+        for name in ["", "ü", "a\nb", &"x".repeat(64)] {
+            assert!(Upstream::new(address, name.to_owned()).is_err(), "{name:?}");
+        }
+        assert!(Upstream::new(address, "x".repeat(63)).is_ok());
+        assert_eq!(joined(&[("a", r"it's \".into())]), r"a='it\'s \\'");
+    }
 }

@@ -33,7 +33,7 @@ mod tool;
 mod wal;
 mod write_probe;
 
-pub use conninfo::Upstream;
+pub use conninfo::{NameError, Upstream};
 pub use control_data::{
     ClusterState, ControlData, ControlDataError, PostmasterPid, PostmasterStatus, control_data,
 };

@@ -209,7 +209,7 @@ pub(super) async fn wait_streaming(
             let port: Option<i32> = get(what, row, 1)?;
             let host = host.and_then(|host| host.parse::<IpAddr>().ok());
             let there =
-                host == Some(upstream.address.ip()) && port == Some(i32::from(upstream.address.port()));
+                host == Some(upstream.address().ip()) && port == Some(i32::from(upstream.address().port()));
             let streams = get::<Option<bool>>(what, row, 2)? == Some(true);
             let reached = get::<Option<i32>>(what, row, 3)?.map(i32::cast_unsigned) >= Some(timeline);
             if there && streams && reached {
@@ -217,7 +217,7 @@ pub(super) async fn wait_streaming(
             }
         }
         if Instant::now() >= deadline {
-            return Err(StandbyError::NotStreaming { address: upstream.address.to_string() });
+            return Err(StandbyError::NotStreaming { address: upstream.address().to_string() });
         }
         tokio::time::sleep(POLL).await;
     }

@@ -205,7 +205,7 @@ pub async fn start_primary(instance: &Instance) -> Started {
 }
 
 pub fn upstream(primary: &Instance, name: &str) -> Upstream {
-    Upstream { address: primary.address(), application_name: name.into() }
+    Upstream::new(primary.address(), name.into()).unwrap()
 }
 
 pub async fn start_standby(instance: &Instance, primary: &Instance) -> Started {

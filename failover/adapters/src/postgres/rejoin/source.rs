@@ -55,7 +55,7 @@ pub(super) async fn connect(
     upstream: &Upstream,
     deadline: Instant,
 ) -> Result<Session, RejoinError> {
-    let (host, port) = (upstream.address.ip().to_string(), upstream.address.port());
+    let (host, port) = (upstream.address().ip().to_string(), upstream.address().port());
     let role = &settings.replication;
     let mut config = Config::new();
     config.host(&host).port(port).user(&role.user).dbname(&settings.database);
