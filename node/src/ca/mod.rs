@@ -96,16 +96,16 @@ pub fn init(dir: &Path, mesh: &MeshId) -> Result<Pair, CaError> {
     Ok(pair)
 }
 
-/// Issues a certificate for an agent (`agent.crt`, `agent.key`) or a guard (`guard.crt`, `guard.key`) into `out`, with a copy
-/// of the authority's certificate beside it. The addresses are for people: a peer is known by its name.
+/// Issues a certificate for an agent (`agent-NAME.crt`, `.key`) or a guard (`guard-INSTANCE.crt`, `.key`) into `out`, with a
+/// copy of the authority's certificate beside it. The addresses are for people: a peer is known by its name.
 ///
 /// # Errors
 /// [`CaError`]; if one of the two files exists already, neither is touched.
 pub fn issue(dir: &Path, identity: &Identity, addresses: &[IpAddr], out: &Path) -> Result<Pair, CaError> {
     identity.server_name().map_err(CaError::Name)?;
     let stem = match identity {
-        Identity::Agent(_) => "agent",
-        Identity::Guard(_) => "guard",
+        Identity::Agent(name) => format!("agent-{name}"),
+        Identity::Guard(instance) => format!("guard-{instance}"),
     };
     let pair = Pair { cert: out.join(format!("{stem}.crt")), key: out.join(format!("{stem}.key")) };
     let (mesh, issuer) = open(dir)?;

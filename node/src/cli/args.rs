@@ -400,9 +400,12 @@ pub enum CaCommand {
 #[derive(Debug, Clone, Args)]
 #[command(group = clap::ArgGroup::new("who").required(true).args(["agent", "guard"]))]
 pub struct CaIssueArgs {
-    /// Directory of the authority; key and certificate are written there, and never overwritten
+    /// Directory of the authority
     #[arg(long, value_name = "DIR")]
     pub dir: PathBuf,
+    /// Directory to write key and certificate into; the authority's own unless told otherwise. Nothing is overwritten
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
     /// For this agent
     #[arg(long, value_name = "NAME")]
     pub agent: Option<AgentName>,

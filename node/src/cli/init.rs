@@ -129,7 +129,7 @@ mod tests {
             "mesh agent template --mesh shop --name east-1 --site east --listen 10.1.0.10:7400 --config";
         let words = line.split(' ').map(Into::into).chain([config.as_os_str().to_owned()]);
         let Command::Agent(agent) = Cli::try_parse_from(words).unwrap().command else { panic!() };
-        let Some(AgentCommand::Init(init)) = agent.command else { panic!() };
+        let Some(AgentCommand::Template(init)) = agent.command else { panic!() };
         init
     }
 

@@ -32,7 +32,10 @@ pub fn authority(common: &Common, command: &CaCommand) -> ExitCode {
                 }
             };
             match identity {
-                Ok(identity) => ca::issue(&args.dir, &identity, &args.addresses),
+                Ok(identity) => {
+                    let out = args.out.as_deref().unwrap_or(&args.dir);
+                    ca::issue(&args.dir, &identity, &args.addresses, out)
+                }
                 Err(failure) => return end(output, Err(failure)),
             }
         }
