@@ -7,6 +7,9 @@
 //!
 //! Time is relative: two states that differ only in when they happen are one state, so the search ends by itself.
 
+// A test file: a failed unwrap is a failed test.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::LazyLock;

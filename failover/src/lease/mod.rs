@@ -17,6 +17,9 @@ pub mod granter;
 pub mod holder;
 pub mod takeover;
 
+#[cfg(test)]
+mod tests;
+
 use mesh_proto::Millis;
 
 /// How far clocks may lie: the stated assumption behind promise 1.
