@@ -31,16 +31,20 @@ pub(crate) async fn keep(hub: &Hub, peers: &Peers, core: &Core) {
 }
 
 async fn wanted(hub: &Hub, peers: &Peers, core: &Core) -> bool {
-    let (leading, sets, members) = {
+    let me = hub.identity.node;
+    let (sets, members) = {
         let metrics = core.raft.metrics();
         let metrics = metrics.borrow();
+        // The ordinary case, many times a second: nothing to ask.
+        if metrics.state == ServerState::Leader || !quiet(hub, Instant::now()) {
+            return false;
+        }
         let membership = metrics.membership_config.membership();
         let members: BTreeMap<NodeId, Member> =
             membership.nodes().map(|(id, member)| (*id, member.clone())).collect();
-        (metrics.state == ServerState::Leader, membership.get_joint_config().clone(), members)
+        (membership.get_joint_config().clone(), members)
     };
-    let me = hub.identity.node;
-    if leading || !sets.iter().any(|set| set.contains(&me)) || !quiet(hub, Instant::now()) {
+    if !sets.iter().any(|set| set.contains(&me)) {
         return false;
     }
     let last = core.store.last();

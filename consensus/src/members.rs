@@ -3,7 +3,7 @@
 //! An id names one data directory for ever: it is never given to another incarnation.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use openraft::ChangeMembers;
 use openraft::error::{ChangeMembershipError, ClientWriteError, InitializeError, RaftError};
@@ -12,7 +12,7 @@ use crate::consensus::Consensus;
 use crate::error::MembersError;
 use crate::hub::Core;
 use crate::network::DialError;
-use crate::types::{Identity, Machine, Member, NodeId};
+use crate::types::{Identity, Machine, Member, Membership, NodeId};
 
 /// A learner this few entries behind becomes a voter without delaying commits noticeably.
 const CLOSE: u64 = 50;
@@ -95,10 +95,27 @@ impl<M: Machine> Consensus<M> {
             }
             // The same data directory at another address.
             let moved = ChangeMembers::SetNodes(BTreeMap::from([(node, member)]));
-            return change(&core, moved, true, deadline).await;
+            return self.change(core, moved, true, deadline).await;
         }
         let added = ChangeMembers::AddNodes(BTreeMap::from([(node, member)]));
-        change(&core, added, true, deadline).await
+        self.change(core, added, true, deadline).await
+    }
+
+    /// Ends a change of voters that lost its leader half way: until then commits need majorities of the old and of
+    /// the new set. Changes nothing if there is none. [`Standing::changing`](crate::Standing) shows one.
+    ///
+    /// # Errors
+    /// When this agent does not lead, or the outcome is unknown.
+    pub async fn settle(&self, deadline: Instant) -> Result<(), MembersError> {
+        let core = self.inner.hub.core().ok_or(MembersError::Stopped)?;
+        let sets = effective(&core).await?.get_joint_config().clone();
+        match sets.last() {
+            Some(last) if sets.len() > 1 => {
+                let goal = ChangeMembers::ReplaceAllVoters(last.clone());
+                self.change(core, goal, true, deadline).await
+            }
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Gives a learner that has caught up its vote.
@@ -106,17 +123,25 @@ impl<M: Machine> Consensus<M> {
     /// # Errors
     /// [`MembersError::Behind`] when it has not caught up by the deadline.
     pub async fn promote_to_voter(&self, node: NodeId, deadline: Instant) -> Result<(), MembersError> {
+        self.settle(deadline).await?;
         let core = self.inner.hub.core().ok_or(MembersError::Stopped)?;
+        let members = effective(&core).await?;
+        if members.voter_ids().any(|id| id == node) {
+            return Ok(());
+        }
+        if members.get_node(&node).is_none() {
+            return Err(MembersError::Unknown { node });
+        }
+        self.catch_up(node, deadline).await?;
+        self.change(core, ChangeMembers::AddVoterIds(BTreeSet::from([node])), true, deadline).await
+    }
+
+    /// Waits until a learner has almost the whole log.
+    async fn catch_up(&self, node: NodeId, deadline: Instant) -> Result<(), MembersError> {
         let mut standing = self.subscribe();
         loop {
             let behind = {
                 let standing = standing.borrow_and_update();
-                if standing.voters.contains_key(&node) {
-                    return Ok(());
-                }
-                if !standing.learners.contains_key(&node) {
-                    return Err(MembersError::Unknown { node });
-                }
                 if standing.leader != Some(self.inner.hub.identity.node) {
                     return Err(MembersError::NotLeader { leader: standing.leader });
                 }
@@ -124,16 +149,14 @@ impl<M: Machine> Consensus<M> {
                 standing.last.map_or(0, |last| last + 1).saturating_sub(matched.map_or(0, |at| at + 1))
             };
             if behind <= CLOSE {
-                break;
+                return Ok(());
             }
-            // An error can only mean that the voter is gone, which the core will say.
             match tokio::time::timeout_at(deadline.into(), standing.changed()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_closed)) => return Err(MembersError::Stopped),
                 Err(_elapsed) => return Err(MembersError::Behind { node, behind }),
             }
         }
-        change(&core, ChangeMembers::AddVoterIds(BTreeSet::from([node])), true, deadline).await
     }
 
     /// Removes a member, voter or learner. Removing one that is gone changes nothing.
@@ -141,48 +164,66 @@ impl<M: Machine> Consensus<M> {
     /// # Errors
     /// [`MembersError::LastVoter`] for the only voter.
     pub async fn remove(&self, node: NodeId, deadline: Instant) -> Result<(), MembersError> {
+        self.settle(deadline).await?;
         let core = self.inner.hub.core().ok_or(MembersError::Stopped)?;
-        let members = self.members();
-        if members.voters.contains_key(&node) {
-            if members.voters.len() == 1 {
+        let members = effective(&core).await?;
+        let voters: BTreeSet<NodeId> = members.voter_ids().collect();
+        if voters.contains(&node) {
+            if voters.len() == 1 {
                 return Err(MembersError::LastVoter { node });
             }
             // Not retained: it leaves with the change, and is not left behind as a learner.
             let removed = ChangeMembers::RemoveVoters(BTreeSet::from([node]));
-            return change(&core, removed, false, deadline).await;
+            return self.change(core, removed, false, deadline).await;
         }
-        if members.learners.contains_key(&node) {
+        if members.get_node(&node).is_some() {
             let removed = ChangeMembers::RemoveNodes(BTreeSet::from([node]));
-            return change(&core, removed, false, deadline).await;
+            return self.change(core, removed, false, deadline).await;
         }
         Ok(())
     }
+
+    async fn change(
+        &self,
+        core: Core,
+        changes: ChangeMembers<NodeId, Member>,
+        retain: bool,
+        deadline: Instant,
+    ) -> Result<(), MembersError> {
+        // Two entries, joint and final: a caller that gives up between them must not leave the mesh in the middle.
+        let changed = self.keep_going(async move { change(&core, changes, retain).await });
+        match tokio::time::timeout_at(deadline.into(), changed).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) | Err(_) => Err(MembersError::Lost),
+        }
+    }
+}
+
+/// The newest membership in the log, from the core itself: a standing may be older.
+async fn effective(core: &Core) -> Result<Membership, MembersError> {
+    let look = core.raft.with_raft_state(|state| state.membership_state.effective().membership().clone());
+    look.await.map_err(|_stopped| MembersError::Stopped)
 }
 
 async fn change(
     core: &Core,
     changes: ChangeMembers<NodeId, Member>,
     retain: bool,
-    deadline: Instant,
 ) -> Result<(), MembersError> {
-    let within = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-    match tokio::time::timeout(within, core.raft.change_membership(changes, retain)).await {
-        Err(_elapsed) => Err(MembersError::Lost),
-        Ok(Ok(_changed)) => Ok(()),
-        Ok(Err(RaftError::Fatal(_))) => Err(MembersError::Lost),
-        Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward)))) => {
+    match core.raft.change_membership(changes, retain).await {
+        Ok(_changed) => Ok(()),
+        Err(RaftError::Fatal(_)) => Err(MembersError::Lost),
+        Err(RaftError::APIError(ClientWriteError::ForwardToLeader(forward))) => {
             Err(MembersError::NotLeader { leader: forward.leader_id })
         }
-        Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(refused)))) => {
-            Err(match refused {
-                ChangeMembershipError::InProgress(_) => MembersError::InProgress,
-                ChangeMembershipError::LearnerNotFound(missing) => {
-                    MembersError::Unknown { node: missing.node_id }
-                }
-                ChangeMembershipError::EmptyMembership(_) => {
-                    MembersError::LastVoter { node: core.store.identity().node }
-                }
-            })
-        }
+        Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(refused))) => Err(match refused {
+            ChangeMembershipError::InProgress(_) => MembersError::InProgress,
+            ChangeMembershipError::LearnerNotFound(missing) => {
+                MembersError::Unknown { node: missing.node_id }
+            }
+            ChangeMembershipError::EmptyMembership(_) => {
+                MembersError::LastVoter { node: core.store.identity().node }
+            }
+        }),
     }
 }

@@ -42,6 +42,9 @@ pub struct Standing {
     pub matched: BTreeMap<NodeId, Option<u64>>,
     /// Why it stopped; nothing while it runs, or after an ordinary shutdown.
     pub fault: Option<String>,
+    /// A change of voters is half done: commits need majorities of the old and of the new set. Ends by itself unless
+    /// the leader was lost meanwhile; then `Consensus::settle` ends it.
+    pub changing: bool,
     /// The members with a vote. In a change of voters, those of the old and the new set.
     pub voters: BTreeMap<NodeId, Member>,
     /// The members without.
@@ -59,6 +62,7 @@ impl Standing {
             since_quorum: None,
             matched: BTreeMap::new(),
             fault,
+            changing: false,
             voters: BTreeMap::new(),
             learners: BTreeMap::new(),
         }
@@ -87,6 +91,7 @@ impl Standing {
             since_quorum: metrics.millis_since_quorum_ack.map(Duration::from_millis),
             matched: matched.map(|(id, at)| (*id, at.as_ref().map(|at| at.index))).collect(),
             fault: None,
+            changing: membership.get_joint_config().len() > 1,
             voters,
             learners,
         }

@@ -188,3 +188,40 @@ async fn a_machine_that_cannot_apply_stops_the_voter_for_good() {
     drop(node);
     world.stop_all().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_voters_that_loses_its_leader_half_way_is_settled_by_the_next() {
+    let mut world = World::formed(3, CALM).await;
+    world.add(4).await;
+    let mut halves = 0;
+    for round in 0..5 {
+        let leader = world.leader().await;
+        let lead = world.nodes[&leader].up().clone();
+        lead.add_learner(4, world.nodes[&4].member.clone(), soon(5000)).await.unwrap();
+        let promoted = tokio::spawn(async move { lead.promote_to_voter(4, soon(3000)).await });
+        tokio::time::sleep(Duration::from_micros(1200 + 500 * round)).await;
+        world.isolate(leader, true).await;
+        let next = world.leader_but(leader).await;
+        let lead = world.nodes[&next].up().clone();
+        halves += usize::from(lead.standing().changing);
+        let member = world.nodes[&4].member.clone();
+        lead.add_learner(4, member, soon(5000)).await.unwrap();
+        lead.promote_to_voter(4, soon(10_000)).await.unwrap();
+        eventually("four voters", || {
+            let standing = lead.standing();
+            !standing.changing && standing.voters.len() == 4
+        })
+        .await;
+        world.isolate(leader, false).await;
+        let _ = promoted.await.unwrap();
+        let at = world.commit(&format!("round {round}")).await;
+        world.everywhere(at).await;
+        let leader = world.leader().await;
+        if leader == 4 {
+            break;
+        }
+        world.nodes[&leader].up().remove(4, soon(10_000)).await.unwrap();
+    }
+    println!("{halves} changes were left half done");
+    world.stop_all().await;
+}

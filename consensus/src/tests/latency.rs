@@ -81,3 +81,22 @@ async fn crash_of_the_leader_to_a_new_one() {
     show("leader cut off to next commit", writes);
     world.stop_all().await;
 }
+
+/// Processor time of this process, user and system, in clock ticks of 10 ms.
+fn ticks() -> u64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_voters() {
+    let mut world = World::formed_directly(3, Timings::LAN).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let before = ticks();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    // Meaningful only when this test runs alone.
+    let used = (ticks() - before) as f64 / 100.0 / 4.0 / 3.0;
+    println!("an idle voter uses {:.2} % of a core", used * 100.0);
+    world.stop_all().await;
+}
