@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use openraft::ServerState;
 use openraft::error::{CheckIsLeaderError, RaftError};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -83,16 +84,36 @@ pub(crate) async fn acting<M: Machine>(
     let bound = (lease - lease / DRIFT).checked_sub(margin).filter(|bound| !bound.is_zero());
     let bound = bound.ok_or(NotActing::MarginTooLarge { margin, lease })?;
     let reign = hub.reign();
+    {
+        let metrics = core.raft.metrics();
+        let metrics = metrics.borrow();
+        if metrics.state != ServerState::Leader {
+            return Err(NotActing::NotLeader { leader: metrics.current_leader });
+        }
+    }
 
     let asked = Instant::now();
     let asked_boot = boot_clock();
-    hub.contact.promise(asked + lease).await;
-    confirm(hub, &core).await.map_err(|refusal| match refusal {
+    let promised = asked + lease;
+    let before = hub.contact.promise(promised).await;
+    let granted = confirmed_term(hub, shared, &core).await.and_then(|term| {
+        let acting =
+            Acting { term, until: asked + bound, bound, asked: asked_boot, reign, hub: Arc::clone(hub) };
+        if acting.holds() { Ok(acting) } else { Err(NotActing::NoQuorum) }
+    });
+    if granted.is_err() {
+        hub.contact.retract(promised, before);
+    }
+    granted
+}
+
+/// The term in which a quorum, and the core itself, confirm this voter as the leader now.
+async fn confirmed_term<M: Machine>(hub: &Hub, shared: &Shared<M>, core: &Core) -> Result<u64, NotActing> {
+    confirm(hub, core).await.map_err(|refusal| match refusal {
         Refusal::NotLeader(leader) => NotActing::NotLeader { leader },
         Refusal::NoQuorum => NotActing::NoQuorum,
         Refusal::Stopped => NotActing::Stopped,
     })?;
-
     // In the core's own order: if it gave its vote away before the promise, this shows it.
     let vote = core.raft.with_raft_state(|state| *state.vote_ref()).await.map_err(|_| NotActing::Stopped)?;
     if !vote.committed || vote.leader_id.voted_for != Some(hub.identity.node) {
@@ -102,8 +123,7 @@ pub(crate) async fn acting<M: Machine>(
     if shared.last().is_none_or(|last| last.leader_id.term != term) {
         return Err(NotActing::NotCaughtUp);
     }
-    let acting = Acting { term, until: asked + bound, bound, asked: asked_boot, reign, hub: Arc::clone(hub) };
-    if acting.holds() { Ok(acting) } else { Err(NotActing::NoQuorum) }
+    Ok(term)
 }
 
 enum Refusal {
