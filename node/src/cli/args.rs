@@ -403,9 +403,9 @@ pub struct CaIssueArgs {
     /// Directory of the authority
     #[arg(long, value_name = "DIR")]
     pub dir: PathBuf,
-    /// Directory to write key and certificate into; the authority's own unless told otherwise. Nothing is overwritten
+    /// Directory to write agent.crt and agent.key (or guard.…) into, with ca.crt beside them; nothing is overwritten
     #[arg(long, value_name = "DIR")]
-    pub out: Option<PathBuf>,
+    pub out: PathBuf,
     /// For this agent
     #[arg(long, value_name = "NAME")]
     pub agent: Option<AgentName>,
@@ -489,11 +489,12 @@ mod tests {
             "mesh run r42 --follow",
             "mesh pause --for 30m --reason upgrade",
             "mesh agent --config /tmp/a.toml",
-            "mesh agent init --mesh m --name a --site s --listen 127.0.0.1:1",
+            "mesh agent init --config /tmp/a.toml",
+            "mesh agent template --mesh m --name a --site s --listen 127.0.0.1:1",
             "mesh guard --config /tmp/a.toml --instance pg-east",
             "mesh leash --some-flag of the guard",
             "mesh node add c --id 3 --site witness --address 127.0.0.1:7400 --voter",
-            "mesh ca issue --dir /d --guard pg-east --address 10.0.0.1",
+            "mesh ca issue --dir /d --guard pg-east --out /o --address 10.0.0.1",
             "mesh audit export",
         ] {
             parse(good).unwrap_or_else(|e| panic!("{good}: {e}"));
@@ -507,7 +508,8 @@ mod tests {
             "mesh pause --reason x",
             "mesh run forty",
             "mesh node add c --id 0 --site s --address x:1",
-            "mesh ca issue --dir /d",
+            "mesh ca issue --dir /d --out /o",
+            "mesh ca issue --dir /d --agent a",
             "mesh apply",
         ] {
             assert!(parse(bad).is_err(), "{bad} must be refused");

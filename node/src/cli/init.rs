@@ -24,8 +24,9 @@ pub fn run(args: &AgentTemplateArgs) -> Result<String, Failure> {
         Ok(()) => Ok(format!(
             "{path} is written\n\
              next: 1. name the other voters and this host's instances in it\n      \
-                   2. make this agent's key: mesh ca issue --dir DIR --agent {}\n      \
-                   3. start it: systemctl start mesh-agent\n",
+                   2. make this agent's key: mesh ca issue --dir DIR --agent {} --out /etc/mesh\n      \
+                   3. create its store, once: mesh agent init\n      \
+                   4. start it: systemctl start mesh-agent\n",
             args.name
         )),
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Err(Failure::new(
@@ -78,11 +79,11 @@ socket = "{socket}"
 # Role endpoints for load balancers: /primary, /replica?lag=10MB, /health
 # http = "127.0.0.1:7480"
 
-# Written by: mesh ca issue --dir DIR --agent {name}
+# Written by: mesh ca issue --dir DIR --agent {name} --out /etc/mesh
 [tls]
 ca = "/etc/mesh/ca.crt"
-cert = "/etc/mesh/agent-{name}.crt"
-key = "/etc/mesh/agent-{name}.key"
+cert = "/etc/mesh/agent.crt"
+key = "/etc/mesh/agent.key"
 
 # How this agent logs in where it observes instances.
 # [probe]
@@ -94,6 +95,8 @@ key = "/etc/mesh/agent-{name}.key"
 # name = "pg-{site}"
 # group = "orders"
 # data_dir = "/var/lib/postgresql/15/main"
+# config_file = "/etc/postgresql/15/main/postgresql.conf"
+# hba_file = "/etc/postgresql/15/main/pg_hba.conf"
 # bin_dir = "/usr/lib/postgresql/15/bin"
 # port = 5432
 # socket_dir = "/var/run/postgresql"
@@ -129,8 +132,8 @@ mod tests {
             "mesh agent template --mesh shop --name east-1 --site east --listen 10.1.0.10:7400 --config";
         let words = line.split(' ').map(Into::into).chain([config.as_os_str().to_owned()]);
         let Command::Agent(agent) = Cli::try_parse_from(words).unwrap().command else { panic!() };
-        let Some(AgentCommand::Template(init)) = agent.command else { panic!() };
-        init
+        let Some(AgentCommand::Template(template)) = agent.command else { panic!() };
+        template
     }
 
     #[test]

@@ -32,10 +32,7 @@ pub fn authority(common: &Common, command: &CaCommand) -> ExitCode {
                 }
             };
             match identity {
-                Ok(identity) => {
-                    let out = args.out.as_deref().unwrap_or(&args.dir);
-                    ca::issue(&args.dir, &identity, &args.addresses, out)
-                }
+                Ok(identity) => ca::issue(&args.dir, &identity, &args.addresses, &args.out),
                 Err(failure) => return end(output, Err(failure)),
             }
         }
@@ -47,12 +44,12 @@ fn shown(command: &CaCommand, pair: &Pair) -> (serde_json::Value, String) {
     let Pair { cert, key } = pair;
     let next = match command {
         CaCommand::Init { dir, .. } => format!(
-            "keep {} away from the hosts of the mesh; then, for each: mesh ca issue --dir {} --agent NAME",
+            "keep {} away from the hosts of the mesh; then, for each: mesh ca issue --dir {} --agent NAME --out DIR",
             key.display(),
             dir.display()
         ),
         CaCommand::Issue(args) => {
-            format!("copy both, and {}, to that host", args.dir.join("ca.crt").display())
+            format!("copy both, and {}, to that host", args.out.join("ca.crt").display())
         }
     };
     let text = format!("certificate {}\nkey         {}\nnext: {next}\n", cert.display(), key.display());
