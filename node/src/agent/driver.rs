@@ -20,6 +20,7 @@ use tokio::task::JoinSet;
 
 use super::machine::MeshMachine;
 use super::peers::Peers;
+use super::receipts::Receipts;
 use super::routes::RouteKeeper;
 use crate::clock::{self, Clock};
 use crate::rpc::CallError;
@@ -45,6 +46,7 @@ pub struct Driver {
     pub peers: Arc<Peers>,
     /// Executes effects on routes whose credentials this agent holds.
     pub routes: Arc<RouteKeeper>,
+    receipts: Receipts,
     coordinator: Mutex<Coordinator>,
     wake: Notify,
 }
@@ -71,7 +73,16 @@ impl Driver {
         routes: Arc<RouteKeeper>,
     ) -> Self {
         let coordinator = Mutex::new(Coordinator::new(me.clone()));
-        Self { me, consensus, clock, peers, routes, coordinator, wake: Notify::new() }
+        Self {
+            me,
+            consensus,
+            clock,
+            peers,
+            routes,
+            receipts: Receipts::default(),
+            coordinator,
+            wake: Notify::new(),
+        }
     }
 
     fn coordinator(&self) -> MutexGuard<'_, Coordinator> {
@@ -84,7 +95,8 @@ impl Driver {
     }
 
     /// A guard said how its instance is.
-    pub fn heard_guard(&self, status: GuardStatus) {
+    pub fn heard_guard(&self, mut status: GuardStatus) {
+        self.receipts.admit(&mut status);
         self.coordinator().heard_guard(self.clock.now(), status);
         self.wake.notify_one();
     }
@@ -248,7 +260,7 @@ impl Driver {
         tracing::info!(step = %order.step, effect = %order.effect, verify = order.verify_only, "ordered");
         let outcome = match to {
             Executor::Guard { instance, address } => match self.peers.guard(&instance, address) {
-                Ok(client) => outcome_of(client.execute(&order, deadline).await),
+                Ok(client) => self.receipts.checked(outcome_of(client.execute(&order, deadline).await)),
                 Err(error) => not_delivered(&crate::cli::with_causes(&error)),
             },
             Executor::Agent(agent) if agent == self.me => self.routes.execute(&order).await,

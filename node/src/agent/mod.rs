@@ -12,6 +12,7 @@ pub mod driver;
 pub mod gates;
 pub mod machine;
 pub mod peers;
+pub mod receipts;
 pub mod reporter;
 pub mod roles;
 pub mod routes;
