@@ -131,6 +131,7 @@ impl Driver {
         let mut standing = self.consensus.subscribe();
         let mut tasks: JoinSet<()> = JoinSet::new();
         let mut acting: Option<Acting> = None;
+        let mut settling: Option<Instant> = None;
         tokio::pin!(stop);
         loop {
             tokio::select! {
@@ -146,6 +147,7 @@ impl Driver {
                 acting = None;
                 continue;
             }
+            self.settle_members(&mut settling, &mut tasks);
             let todo = self.poll();
             if todo.is_empty() {
                 continue;
@@ -168,6 +170,24 @@ impl Driver {
             self.coordinator().lead(now, standing.term);
         }
         leads
+    }
+
+    /// A change of voters that lost its leader half way is ended by the next one.
+    fn settle_members(self: &Arc<Self>, tried: &mut Option<Instant>, tasks: &mut JoinSet<()>) {
+        let soon = tried.is_some_and(|at| at.elapsed() < PROPOSE_DEADLINE);
+        if !self.consensus.standing().changing || soon {
+            return;
+        }
+        *tried = Some(Instant::now());
+        let driver = Arc::clone(self);
+        tasks.spawn(async move {
+            if let Err(error) = driver.consensus.settle(Instant::now() + PROPOSE_DEADLINE).await {
+                tracing::warn!(
+                    error = crate::cli::with_causes(&error),
+                    "a change of voters is not settled yet"
+                );
+            }
+        });
     }
 
     fn poll(&self) -> Vec<Todo> {

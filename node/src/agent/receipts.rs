@@ -41,11 +41,11 @@ impl Receipts {
     /// Turns an outcome whose receipt is not signed into an unknown one: verified again, or waited out.
     #[must_use]
     pub fn checked(&self, outcome: Outcome) -> Outcome {
-        match outcome {
-            Outcome::Done(Finding::Fenced(receipt)) if !self.holds(&receipt) => {
+        match &outcome {
+            Outcome::Done(Finding::Fenced(receipt)) if !self.holds(receipt) => {
                 Outcome::Unknown { detail: "the receipt's signature does not verify".to_owned() }
             }
-            outcome => outcome,
+            Outcome::Done(_) | Outcome::Refused { .. } | Outcome::Unknown { .. } => outcome,
         }
     }
 
