@@ -2,7 +2,7 @@
 //! takeover that is open. Nothing is sent for an intent that is not applied yet.
 
 use mesh_proto::effect::{Effect, Order, Outcome, Refusal, StepRef, Target};
-use mesh_proto::run::{Phase, Run};
+use mesh_proto::run::Run;
 use mesh_proto::{Epoch, GroupName, Millis, RunId};
 
 use super::steps::budget;
@@ -26,9 +26,8 @@ impl Driver {
         self.drop_overdue(context);
         if let Some(run) = group.active_run() {
             self.send_steps(context, group, run, todo);
-            if matches!(run.phase, Phase::Pledging | Phase::Fencing | Phase::Stuck)
-                && group.takeover.is_some()
-            {
+            // In whatever phase: a takeover that is left through a new lease may need the proof as well.
+            if group.takeover.is_some() {
                 self.send_pledges(context, state, true, todo);
             }
         }

@@ -2,7 +2,7 @@
 //! Both are gathered at the same time; the promotion is committed as soon as both are there.
 
 use mesh_proto::command::Command;
-use mesh_proto::effect::{Effect, Finding, Outcome};
+use mesh_proto::effect::{Effect, Finding, Outcome, Refusal};
 use mesh_proto::lease::{Expiry, Proof, Receipt};
 use mesh_proto::run::{Run, RunKind, Signal, StuckCause};
 use mesh_proto::{Lsn, Millis};
@@ -91,6 +91,12 @@ impl Driver {
             return Step::Go(vec![signal(group, run, Signal::PrimaryReturned, "the plan has no candidate")]);
         };
         let wanted = [Effect::Confirm { instance: target.clone(), at }];
+        // The old primary is down: nothing that the target lacks can still arrive, so asking again only costs time.
+        if let Some(Outcome::Refused { code: Refusal::Failed | Refusal::NotApplicable, detail }) =
+            find(run, &wanted[0]).and_then(|(_, step)| step.outcome.as_ref())
+        {
+            return Step::Go(vec![signal(group, run, Signal::PrimaryReturned, detail)]);
+        }
         match self.standing(run, &wanted) {
             Standing::Begin(steps) => Step::Go(vec![self.begin(group, run.id, steps)]),
             Standing::Running if self.in_phase(context) > Millis(10_000) => {

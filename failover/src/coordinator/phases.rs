@@ -1,6 +1,6 @@
 //! What each phase of a run does, and what moves it on. Fencing has a file of its own.
 
-use mesh_proto::command::Command;
+use mesh_proto::command::{Command, Verdict};
 use mesh_proto::effect::Effect;
 use mesh_proto::lease::Proof;
 use mesh_proto::run::{Actor, Phase, Run, RunKind, Signal, StuckCause};
@@ -44,6 +44,7 @@ impl Driver {
         if self.lease_seen.map(|(t, _)| t) != term {
             self.lease_seen = term.map(|t| (t, context.now));
         }
+        self.drop_known_results(group);
         self.collect(context, state, group);
     }
 
@@ -89,7 +90,7 @@ impl Driver {
     pub(super) fn drive(&mut self, context: &Context<'_>, state: &MeshState, group: &Group) -> Step {
         let Some(run) = group.active_run() else { return Step::Rest };
         match run.phase {
-            Phase::Preparing => self.preparing(group, run),
+            Phase::Preparing => self.preparing(context, state, group, run),
             Phase::Pledging => self.pledging(context, state, group, run),
             Phase::Fencing => self.fencing(context, state, group, run),
             Phase::Promoting => self.promoting(context, group, run),
@@ -107,7 +108,13 @@ impl Driver {
         }
     }
 
-    fn preparing(&mut self, group: &Group, run: &Run) -> Step {
+    fn preparing(&mut self, context: &Context<'_>, state: &MeshState, group: &Group, run: &Run) -> Step {
+        // Nothing is pledged yet, so a planned run never stands in the way of a failover.
+        let gone = self.judgement(context, state, group).verdict == Verdict::Down;
+        if gone || self.silent(context, group, &run.plan.from) {
+            let why = format!("{} was lost while the switchover was prepared", run.plan.from);
+            return Step::Go(vec![signal(group, run, Signal::StepFailed, &why)]);
+        }
         let wanted = [Effect::Checkpoint { instance: run.plan.from.clone() }];
         match self.standing(run, &wanted) {
             Standing::Begin(steps) => Step::Go(vec![self.begin(group, run.id, steps)]),
@@ -143,7 +150,6 @@ impl Driver {
             return None;
         }
         let judgement = self.judgement(context, state, group);
-        use mesh_proto::command::Verdict;
         match judgement.verdict {
             Verdict::Healthy | Verdict::UnreachableButStreaming => {
                 Some(format!("the primary turned out well: {}", judgement.summary))
@@ -169,7 +175,14 @@ impl Driver {
     fn promoting(&mut self, context: &Context<'_>, group: &Group, run: &Run) -> Step {
         // A candidate that returned after it was given up needs a new lease number first.
         if group.takeover.is_some() {
-            return self.grant_again(context, group, run, "the candidate returned");
+            return match self.grant_again(context, group, run, "the candidate returned") {
+                Step::Rest if self.never_again(context, group) => self.promotion_failed(
+                    group,
+                    run,
+                    "the candidate was lost again before it got a new lease",
+                ),
+                step => step,
+            };
         }
         let (Some(primary), Some(lease)) = (&group.primary, group.lease()) else { return Step::Rest };
         let wanted = [Effect::Promote {
@@ -177,14 +190,9 @@ impl Driver {
             term: lease.term,
             data: primary.data.clone(),
         }];
-        let fresh = group.timing.lease.plus(group.timing.leave_site_after);
-        let silent = context
-            .heard
-            .guard(&group.spec.group, &primary.instance)
-            .is_none_or(|g| g.age(context.now) > fresh);
         match self.standing(run, &wanted) {
             Standing::Begin(steps) => Step::Go(vec![self.begin(group, run.id, steps)]),
-            Standing::Running if silent && self.in_phase(context) > fresh => {
+            Standing::Running if self.silent(context, group, &primary.instance) => {
                 let why = format!("{} fell silent while it was promoted", primary.instance);
                 self.promotion_failed(group, run, &why)
             }
@@ -241,8 +249,19 @@ impl Driver {
     }
 
     fn reopening(&mut self, context: &Context<'_>, group: &Group, run: &Run) -> Step {
+        let failed = |why: &str| {
+            if run.takeovers >= TAKEOVERS_MAX {
+                return Step::Go(vec![stuck(group, run, StuckCause::ReopenFailed, why)]);
+            }
+            Step::Go(vec![signal(group, run, Signal::StepFailed, why)])
+        };
         if group.takeover.is_some() {
-            return self.grant_again(context, group, run, "the run ends without a change of primary");
+            return match self.grant_again(context, group, run, "the run ends without a change of primary") {
+                Step::Rest if self.never_again(context, group) => {
+                    failed("the primary was lost again before it got a new lease")
+                }
+                step => step,
+            };
         }
         let (Some(primary), Some(lease)) = (&group.primary, group.lease()) else { return Step::Rest };
         let wanted = [Effect::Promote {
@@ -250,28 +269,32 @@ impl Driver {
             term: lease.term,
             data: primary.data.clone(),
         }];
-        let fresh = group.timing.lease.plus(group.timing.leave_site_after);
-        let silent = context
-            .heard
-            .guard(&group.spec.group, &primary.instance)
-            .is_none_or(|g| g.age(context.now) > fresh);
-        let failed = |why: String| {
-            if run.takeovers >= TAKEOVERS_MAX {
-                return Step::Go(vec![stuck(group, run, StuckCause::ReopenFailed, &why)]);
-            }
-            Step::Go(vec![signal(group, run, Signal::StepFailed, &why)])
-        };
         match self.standing(run, &wanted) {
             Standing::Begin(steps) => Step::Go(vec![self.begin(group, run.id, steps)]),
-            Standing::Running if silent && self.in_phase(context) > fresh => {
-                failed("the primary fell silent".to_owned())
+            Standing::Running if self.silent(context, group, &primary.instance) => {
+                failed("the primary fell silent")
             }
             Standing::Running => Step::Rest,
             Standing::Done => {
                 Step::Go(vec![signal(group, run, Signal::StepsDone, "the primary serves again")])
             }
-            Standing::Failed(why) => failed(why),
+            Standing::Failed(why) => failed(&why),
         }
+    }
+
+    /// Whether a guard has not been heard for so long, in this phase too, that it is not waited for any longer.
+    fn silent(&self, context: &Context<'_>, group: &Group, instance: &InstanceName) -> bool {
+        let patience = group.timing.lease.plus(group.timing.leave_site_after);
+        let heard = context.heard.guard(&group.spec.group, instance);
+        self.in_phase(context) > patience && heard.is_none_or(|guard| guard.age(context.now) > patience)
+    }
+
+    /// Whether a primary that was to get a new lease does not come for it: it fell silent, or its data is not the
+    /// epoch's any more, or the proof that another life of its guard needs takes longer than the proof can take.
+    fn never_again(&self, context: &Context<'_>, group: &Group) -> bool {
+        let Some(primary) = &group.primary else { return false };
+        let longest = CLOCK_BOUNDS.stretch(group.timing.lease).plus(group.largest_fence).times(3);
+        self.silent(context, group, &primary.instance) || self.in_phase(context) > longest
     }
 
     /// The exit of an open takeover (PROTOCOL, Taking over 6): the same instance under the next lease number.

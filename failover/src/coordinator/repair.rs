@@ -51,20 +51,22 @@ impl Driver {
                 epoch: group.epoch,
                 generation: group.generation,
             };
-            return Step::Go(vec![Command::RepairStarted {
+            return Step::GoAndWait(vec![Command::RepairStarted {
                 group: name.clone(),
                 effect,
                 epoch: group.epoch,
             }]);
         }
-        for route in &group.spec.routes {
+        // A run that is not over leads the routes itself.
+        let routes = group.spec.routes.iter().filter(|_| group.active_run().is_none());
+        for route in routes {
             let led = group.routes.get(&route.name);
             let right = led.is_some_and(|led| led.instance == primary.instance && led.epoch == group.epoch);
             if right || !self.may_try(context, group, &format!("route {}", route.name)) {
                 continue;
             }
             let effect = Effect::Route { route: route.name.clone(), instance: primary.instance.clone() };
-            return Step::Go(vec![Command::RepairStarted {
+            return Step::GoAndWait(vec![Command::RepairStarted {
                 group: name.clone(),
                 effect,
                 epoch: group.epoch,

@@ -56,17 +56,15 @@ impl Driver {
         }
     }
 
-    /// The next result that the log does not have yet. Results of steps that nobody waits for any more are dropped.
-    pub(super) fn result_for_the_log(&mut self, group: &Group) -> Option<Command> {
-        let mut found = None;
-        self.results.retain(|step, outcome| {
-            if found.is_some() {
-                return true;
-            }
-            found = wanted(group, *step, outcome);
-            found.is_some()
-        });
-        found
+    /// The next result that the log, or what is speculated upon it, does not have yet.
+    pub(super) fn result_for_the_log(&self, group: &Group) -> Option<Command> {
+        self.results.iter().find_map(|(step, outcome)| wanted(group, *step, outcome))
+    }
+
+    /// Drops the results that nobody waits for any more. By the applied state only: a result that was merely proposed
+    /// may be lost with its proposal, and must neither be forgotten nor be asked for again meanwhile.
+    pub(super) fn drop_known_results(&mut self, group: &Group) {
+        self.results.retain(|step, outcome| wanted(group, *step, outcome).is_some());
     }
 
     /// How the wanted effects stand as steps of the run, by the applied (or speculated) state.

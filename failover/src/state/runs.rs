@@ -1,7 +1,7 @@
 //! Runs in the replicated state: opened, stepped, signalled, promoted; and repairs beside them.
 
 use mesh_proto::command::{Refused, StepIntent};
-use mesh_proto::effect::{Effect, Finding, Outcome, Target};
+use mesh_proto::effect::{Effect, Finding, Outcome, Refusal, Target};
 use mesh_proto::evidence::Position;
 use mesh_proto::lease::{Electorate, LeaseKey, LeaseTerm, Proof};
 use mesh_proto::run::{Actor, Phase, Plan, Promotion, Run, RunKind, Signal, Step, StuckCause};
@@ -20,6 +20,24 @@ pub(super) struct Wanted<'a> {
     pub freeze: Generation,
     pub position: Position,
     pub proof: &'a Proof,
+}
+
+/// Routes are tried again from the beginning: what was done before need not be so any more (a proxy restarted, say).
+fn routes_again(run: &mut Run) {
+    let of_routes = |step: &&mut Step| match step.phase {
+        Phase::Routing | Phase::Proving => true,
+        Phase::Preparing
+        | Phase::Pledging
+        | Phase::Fencing
+        | Phase::Promoting
+        | Phase::Reopening
+        | Phase::Done
+        | Phase::Aborted
+        | Phase::Stuck => false,
+    };
+    for step in run.steps.values_mut().filter(of_routes) {
+        step.outcome = Some(Outcome::Refused { code: Refusal::NotSo, detail: "to be done again".to_owned() });
+    }
 }
 
 /// Whether the run's new primary serves, so that only routes are left to do.
@@ -219,6 +237,9 @@ impl Group {
                     ));
                 }
                 let run = self.run_mut(id)?;
+                if signal == Signal::RetryRoutes {
+                    routes_again(run);
+                }
                 if to == Phase::Stuck {
                     let Some(cause) = cause else {
                         return Err(Refused::Forbidden("a stuck run must name its cause".to_owned()));
@@ -306,6 +327,10 @@ impl Group {
                     return Err(unknown("route", name.as_str()));
                 }
             }
+        }
+        // A repair is named by its entry's index, so an entry has room for one.
+        if self.repairs.iter().any(|repair| repair.id == stamp.index) {
+            return Err(Refused::Forbidden("an entry can begin only one repair".to_owned()));
         }
         self.repairs.retain(|repair| repair.effect.target() != effect.target());
         self.repairs.push(Repair {
