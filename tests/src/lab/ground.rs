@@ -199,6 +199,148 @@ pub fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+/// Makes a directory that is not there yet: logs of an earlier lab may have been left.
+fn scratch(name: &str) -> Result<PathBuf> {
+    let mut n = 0;
+    loop {
+        n += 1;
+        let dir = scratch(name)?;
+        let reaper = start_reaper(&dir, claim)?;
+        let ground = Self { dir, user, account, block, reaper: Some(reaper), leave: Leave::Nothing };
+        ground.give(&ground.dir)?;
+        ground.folder("log")?;
+        Ok(ground)
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+    /// The account of the services; `None` when the lab runs under the caller's own.
+    #[must_use]
+    pub fn user(&self) -> Option<&User> {
+        self.user.as_ref()
+    }
+    /// Name of the account that the services run under.
+    #[must_use]
+    pub fn account(&self) -> &str {
+        &self.account
+    }
+    /// The `n`-th address of the lab's loopback block.
+    #[must_use]
+    pub fn loopback(&self, n: u8) -> Ipv4Addr {
+        let [a, b, c, _] = self.block.octets();
+        Ipv4Addr::new(a, b, c, n)
+    }
+    /// The log file of a process.
+    #[must_use]
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.dir.join("log").join(format!("{name}.log"))
+    }
+
+    /// Makes a folder that belongs to the services' account and that nobody else may enter.
+    ///
+    /// # Errors
+    /// When it cannot be made or given away.
+    pub fn folder(&self, name: &str) -> Result<PathBuf> {
+        let path = self.dir.join(name);
+        std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        self.give(&path)?;
+        set_mode(&path, 0o700)?;
+        Ok(path)
+    }
+
+    /// Writes a file that only the services' account can read.
+    ///
+    /// # Errors
+    /// When it cannot be written or given away.
+    pub fn file(&self, name: &str, content: &str) -> Result<PathBuf> {
+        let path = self.dir.join(name);
+        std::fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
+        set_mode(&path, 0o600)?;
+        self.give(&path)?;
+        Ok(path)
+    }
+
+    /// Gives a file or folder to the services' account.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn give(&self, path: &Path) -> Result<()> {
+        if let Some(user) = &self.user {
+            std::os::unix::fs::chown(path, Some(user.uid), Some(user.gid))
+                .with_context(|| format!("cannot give {} to {}", path.display(), user.name))?;
+        }
+        Ok(())
+    }
+
+    /// Decides what remains when this value is dropped.
+    pub const fn leave(&mut self, what: Leave) {
+        self.leave = what;
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        let failing = self.leave == Leave::Nothing && std::thread::panicking();
+        let leave = if failing { Leave::Logs } else { self.leave };
+        let word = match leave {
+            Leave::Nothing => "all\n",
+            Leave::Logs => "logs\n",
+            Leave::Everything => "keep\n",
+        };
+        if leave == Leave::Logs {
+            eprintln!("the logs are in {}", self.dir.join("log").display());
+        }
+        if let Some((mut child, mut stdin)) = self.reaper.take() {
+            // A reaper that is gone already cannot be told; `sweep` then does its work.
+            let told = stdin.write_all(word.as_bytes());
+            drop(stdin);
+            let ended = child.wait();
+            let done = told.is_ok() && ended.as_ref().is_ok_and(std::process::ExitStatus::success);
+            if !done
+                && leave != Leave::Everything
+                && let Err(error) = sweep(&self.dir)
+            {
+                eprintln!("could not clean up {}: {error:#}", self.dir.display());
+            }
+        }
+    }
+}
+
+/// Ends a lab that was left running (`--keep`), or whose owner and reaper were both killed.
+///
+/// # Errors
+/// When the directory is not a lab's, or the sweep fails.
+pub fn sweep(dir: &Path) -> Result<()> {
+    let status = Command::new("sh").args(["-c", REAPER, "reaper"]).arg(dir).arg("now").status()?;
+    if !status.success() {
+        bail!("the sweep of {} ended with {status}", dir.display());
+    }
+    Ok(())
+}
+
+/// Whether the caller is root.
+#[must_use]
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// Makes a directory that is not there yet: logs of an earlier lab may have been left.
+fn scratch(name: &str) -> Result<PathBuf> {
+    let mut n = 0;
+    loop {
+        n += 1;
+        let dir = std::env::temp_dir().join(format!("mesh-{name}-{}-{n}", std::process::id()));
+        match std::fs::create_dir(&dir) {
+            Ok(()) => return Ok(dir),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error).with_context(|| format!("cannot make {}", dir.display())),
+        }
+    }
+}
+
 fn claim_block() -> Result<(Ipv4Addr, TcpListener)> {
     // The listener is the claim: it ends with the last process that holds it, so it is never stale.
     for n in 10..=250 {

@@ -93,33 +93,27 @@ pub async fn configure(
     haproxy: Option<&Haproxy>,
     secrets: &Secrets,
 ) -> Result<()> {
-    let authority = ground.dir().join("ca");
-    let dir = authority.display().to_string();
+    let dir = ground.dir().join("ca").display().to_string();
     let first = &nodes.first().context("a mesh needs a node")?.host;
     must(first.command(mesh, ["ca", "init", "--dir", &dir, "--mesh", MESH]), SOON).await?;
     let password = ground.file("probe-password", &secrets.probe)?;
     for node in nodes {
         let home = ground.folder(&node.name)?;
         let address = node.host.ip().to_string();
-        let issue = |kind: &str, name: &str| {
-            let args = ["ca", "issue", "--dir", &dir, kind, name, "--address", &address];
+        let issue = |kind: &str, name: &str, folder: &str| {
+            let out = home.join(folder).display().to_string();
+            let args = ["ca", "issue", "--dir", &dir, kind, name, "--address", &address, "--out", &out];
             must(node.host.command(mesh, args), SOON)
         };
-        issue("--agent", &node.name).await?;
-        let mut files =
-            vec!["ca.crt".to_owned(), format!("agent-{}.crt", node.name), format!("agent-{}.key", node.name)];
+        issue("--agent", &node.name, "tls").await?;
         let server = servers.iter().find(|server| Some(&server.name) == node.instance.as_ref());
         if let Some(server) = server {
-            issue("--guard", &server.name).await?;
-            files.extend([format!("guard-{}.crt", server.name), format!("guard-{}.key", server.name)]);
-        }
-        for file in files {
-            let content = std::fs::read_to_string(authority.join(&file))?;
-            ground.file(&format!("{}/{file}", node.name), &content)?;
+            issue("--guard", &server.name, "guard-tls").await?;
         }
         let haproxy = haproxy.filter(|haproxy| haproxy.ip == node.host.ip());
         let text = config(&home, nodes, node, server, haproxy, &password);
-        ground.file(&format!("{}/mesh.toml", node.name), &text)?;
+        let file = ground.file(&format!("{}/mesh.toml", node.name), &text)?.display().to_string();
+        must(node.host.command(mesh, ["agent", "init", "--config", &file]), SOON).await?;
     }
     Ok(())
 }
@@ -145,7 +139,7 @@ fn config(
     text.push_str(&format!(
         "[agent]\nname = \"{name}\"\nsite = \"{name}\"\ndata_dir = \"{home}/agent\"\n\
          listen = \"{ip}:{agent}\"\nhttp = \"{ip}:{http}\"\nsocket = \"{socket}\"\n\
-         [tls]\nca = \"{home}/ca.crt\"\ncert = \"{home}/agent-{name}.crt\"\nkey = \"{home}/agent-{name}.key\"\n\
+         [tls]\nca = \"{home}/tls/ca.crt\"\ncert = \"{home}/tls/agent.crt\"\nkey = \"{home}/tls/agent.key\"\n\
          [probe]\nuser = \"{PROBE}\"\npassword_file = \"{password}\"\n",
         agent = port::AGENT,
         http = port::HTTP,
@@ -158,7 +152,7 @@ fn config(
              port = {port}\nsocket_dir = \"{socket}\"\nsuperuser = \"{superuser}\"\ndatabase = \"postgres\"\n\
              replication_user = \"{REPL}\"\nreplication_passfile = \"{passfile}\"\nguard_listen = \"{ip}:{guard}\"\n\
              state_dir = \"{home}/guard\"\nlog_file = \"{log}\"\n\
-             cert = \"{home}/guard-{instance}.crt\"\nkey = \"{home}/guard-{instance}.key\"\n",
+             cert = \"{home}/guard-tls/guard.crt\"\nkey = \"{home}/guard-tls/guard.key\"\n",
             instance = server.name,
             superuser = server.superuser,
             data = server.data.display(),
