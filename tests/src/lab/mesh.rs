@@ -139,7 +139,7 @@ fn config(
     text.push_str(&format!(
         "[agent]\nname = \"{name}\"\nsite = \"{name}\"\ndata_dir = \"{home}/agent\"\n\
          listen = \"{ip}:{agent}\"\nhttp = \"{ip}:{http}\"\nsocket = \"{socket}\"\n\
-         [tls]\nca = \"{home}/tls/ca.crt\"\ncert = \"{home}/tls/agent.crt\"\nkey = \"{home}/tls/agent.key\"\n\
+         [tls]\nca = \"{home}/tls/ca.crt\"\ncert = \"{home}/tls/agent-{name}.crt\"\nkey = \"{home}/tls/agent-{name}.key\"\n\
          [probe]\nuser = \"{PROBE}\"\npassword_file = \"{password}\"\n",
         agent = port::AGENT,
         http = port::HTTP,
@@ -152,7 +152,7 @@ fn config(
              port = {port}\nsocket_dir = \"{socket}\"\nsuperuser = \"{superuser}\"\ndatabase = \"postgres\"\n\
              replication_user = \"{REPL}\"\nreplication_passfile = \"{passfile}\"\nguard_listen = \"{ip}:{guard}\"\n\
              state_dir = \"{home}/guard\"\nlog_file = \"{log}\"\n\
-             cert = \"{home}/guard-tls/guard.crt\"\nkey = \"{home}/guard-tls/guard.key\"\n",
+             cert = \"{home}/guard-tls/guard-{instance}.crt\"\nkey = \"{home}/guard-tls/guard-{instance}.key\"\n",
             instance = server.name,
             superuser = server.superuser,
             data = server.data.display(),
