@@ -245,6 +245,8 @@ async fn losing_the_agent_for_a_while_loses_only_the_view() {
     let server = bench.server.take().unwrap();
     let away = async move {
         tokio::time::sleep(std::time::Duration::from_millis(400)).await;
+        // Open connections outlive the task that accepted them.
+        *fake.script.lock().unwrap() = Box::new(|_| Err(Status::unavailable("going down")));
         server.abort();
         let _ended = server.await;
         tokio::time::sleep(std::time::Duration::from_millis(500)).await;

@@ -403,9 +403,10 @@ pub struct CaIssueArgs {
     /// Directory of the authority
     #[arg(long, value_name = "DIR")]
     pub dir: PathBuf,
-    /// Directory to write agent.crt and agent.key (or guard.…) into, with ca.crt beside them; nothing is overwritten
+    /// Directory to write key and certificate into, with ca.crt beside them; the authority's own when left out. Nothing
+    /// is overwritten
     #[arg(long, value_name = "DIR")]
-    pub out: PathBuf,
+    pub out: Option<PathBuf>,
     /// For this agent
     #[arg(long, value_name = "NAME")]
     pub agent: Option<AgentName>,
@@ -509,7 +510,6 @@ mod tests {
             "mesh run forty",
             "mesh node add c --id 0 --site s --address x:1",
             "mesh ca issue --dir /d --out /o",
-            "mesh ca issue --dir /d --agent a",
             "mesh apply",
         ] {
             assert!(parse(bad).is_err(), "{bad} must be refused");

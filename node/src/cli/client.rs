@@ -3,6 +3,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
@@ -11,7 +12,8 @@ use mesh_proto::operator::{Answer, Ask, Question};
 use mesh_proto::rpc::{Envelope, agent_client::AgentClient};
 use mesh_proto::run::Actor;
 use tokio::net::UnixStream;
-use tonic::transport::Endpoint;
+use tokio::sync::Mutex;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
 use super::exit::{Exit, Failure};
@@ -143,18 +145,20 @@ impl AskError {
     }
 }
 
-/// Asks the agent behind one socket. Each question opens its own connection, so that a restarted agent is found again.
+/// Asks the agent behind one socket, over one connection. After any error the next question opens another one, so that
+/// a restarted agent is found again.
 #[derive(Debug, Clone)]
 pub struct Client {
     socket: PathBuf,
     actor: Actor,
+    connection: Arc<Mutex<Option<AgentClient<Channel>>>>,
 }
 
 impl Client {
     /// A client that has not connected yet.
     #[must_use]
     pub fn new(socket: impl Into<PathBuf>, actor: Actor) -> Self {
-        Self { socket: socket.into(), actor }
+        Self { socket: socket.into(), actor, connection: Arc::default() }
     }
 
     /// The socket it asks at.
@@ -180,8 +184,11 @@ impl Client {
     pub async fn ask_within(&self, ask: Ask, limit: Duration) -> Result<Answer, AskError> {
         let question = Question { actor: self.actor.clone(), ask };
         let body = codec::encode(Kind::Message, &question).map_err(AskError::Encode)?;
-        let stream = self.connect().await?;
-        let mut client = self.handshake(stream).await?;
+        let mut kept = self.connection.lock().await;
+        let mut client = match kept.take() {
+            Some(client) => client,
+            None => self.handshake(self.connect().await?).await?,
+        };
         let mut request = Request::new(Envelope { mesh: String::new(), body });
         // The agent is told the deadline too, so that it stops waiting for its leader when we do.
         request.set_timeout(limit);
@@ -190,6 +197,8 @@ impl Client {
             .await
             .map_err(|_| late(true))?
             .map_err(|status| self.status(status, limit))?;
+        // Only a connection that answered is kept.
+        *kept = Some(client);
         codec::decode(Kind::Message, &reply.into_inner().body)
             .map_err(|source| AskError::Version { path: self.socket.clone(), source: Some(source) })
     }
@@ -212,10 +221,7 @@ impl Client {
         }
     }
 
-    async fn handshake(
-        &self,
-        stream: UnixStream,
-    ) -> Result<AgentClient<tonic::transport::Channel>, AskError> {
+    async fn handshake(&self, stream: UnixStream) -> Result<AgentClient<Channel>, AskError> {
         let broken = |source: tonic::transport::Error| AskError::Broken {
             path: self.socket.clone(),
             source: Box::new(Status::from_error(Box::new(source))),

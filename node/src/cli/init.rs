@@ -82,8 +82,8 @@ socket = "{socket}"
 # Written by: mesh ca issue --dir DIR --agent {name} --out /etc/mesh
 [tls]
 ca = "/etc/mesh/ca.crt"
-cert = "/etc/mesh/agent.crt"
-key = "/etc/mesh/agent.key"
+cert = "/etc/mesh/agent-{name}.crt"
+key = "/etc/mesh/agent-{name}.key"
 
 # How this agent logs in where it observes instances.
 # [probe]

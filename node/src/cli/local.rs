@@ -32,7 +32,10 @@ pub fn authority(common: &Common, command: &CaCommand) -> ExitCode {
                 }
             };
             match identity {
-                Ok(identity) => ca::issue(&args.dir, &identity, &args.addresses, &args.out),
+                Ok(identity) => {
+                    let out = args.out.as_ref().unwrap_or(&args.dir);
+                    ca::issue(&args.dir, &identity, &args.addresses, out)
+                }
                 Err(failure) => return end(output, Err(failure)),
             }
         }
@@ -49,7 +52,10 @@ fn shown(command: &CaCommand, pair: &Pair) -> (serde_json::Value, String) {
             dir.display()
         ),
         CaCommand::Issue(args) => {
-            format!("copy both, and {}, to that host", args.out.join("ca.crt").display())
+            format!(
+                "copy both, and {}, to that host",
+                args.out.as_ref().unwrap_or(&args.dir).join("ca.crt").display()
+            )
         }
     };
     let text = format!("certificate {}\nkey         {}\nnext: {next}\n", cert.display(), key.display());

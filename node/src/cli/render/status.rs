@@ -88,7 +88,11 @@ fn of_group(group: &GroupStatus, look: &Look) -> String {
 fn instance_row(group: &GroupStatus, instance: &InstanceStatus) -> Vec<(Tone, String)> {
     let primary = group.primary.as_ref() == Some(&instance.name);
     let guard = instance.guard.as_ref();
-    let role = if primary { "primary" } else { "standby" };
+    let role = match &group.primary {
+        None => "-",
+        Some(_) if primary => "primary",
+        Some(_) => "standby",
+    };
     let held = guard.and_then(|(guard, age)| guard.lease.map(|lease| (lease, *age)));
     let epoch = match (held, guard, &instance.lease) {
         (Some((lease, _)), _, _) => lease.term.epoch.to_string(),
@@ -207,7 +211,7 @@ fn notes(instance: &InstanceStatus) -> Vec<(Tone, String)> {
         }
     } else {
         let text = format!(
-            "nothing was heard from its guard; on its host: systemctl status mesh-guard@{}",
+            "nothing was heard from its guard; on its host: `systemctl status mesh-guard@{}`",
             instance.name
         );
         notes.push((Tone::Bad, text));

@@ -61,14 +61,18 @@ impl Look {
     }
 }
 
-/// Breaks a line between words; a word that is longer than the width stays whole.
+/// Breaks a line between words. A word that is longer than the width stays whole, and so does a command in backticks:
+/// one that is broken in two cannot be copied.
 pub fn wrap(text: &str, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
+    let mut command = false;
     for word in text.split(' ') {
         let Some(line) = lines.last_mut() else { break };
+        let inside = command;
+        command ^= word.matches('`').count() % 2 == 1;
         if line.is_empty() {
             line.push_str(word);
-        } else if line.chars().count() + 1 + word.chars().count() <= width {
+        } else if inside || line.chars().count() + 1 + whole(text, word).chars().count() <= width {
             line.push(' ');
             line.push_str(word);
         } else {
@@ -76,6 +80,17 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
         }
     }
     lines
+}
+
+/// The word, or the whole command in backticks that it begins. `word` is a part of `text`.
+fn whole<'a>(text: &'a str, word: &'a str) -> &'a str {
+    if word.matches('`').count() % 2 == 0 {
+        return word;
+    }
+    let start = word.as_ptr().addr().saturating_sub(text.as_ptr().addr());
+    let rest = text.get(start..).unwrap_or(word);
+    let end = rest.match_indices('`').nth(1).map_or(rest.len(), |(at, _)| at + 1);
+    rest.get(..end).unwrap_or(word)
 }
 
 /// A number of bytes, in binary units: `0 B`, `640 B`, `12.0 MB`.
@@ -185,5 +200,7 @@ mod tests {
         let look = Look { width: 30, color: false };
         let text = look.labelled(Tone::Plain, "next: ", "one two three four five six seven\nmesh ack");
         assert_eq!(text, "next: one two three four five\n      six seven\n      mesh ack\n");
+        assert_eq!(wrap("type `mesh ack --group a` now", 20), ["type", "`mesh ack --group a`", "now"]);
+        assert_eq!(wrap("type `mesh` now ` or", 12), ["type `mesh`", "now ` or"]);
     }
 }
