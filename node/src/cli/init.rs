@@ -88,7 +88,7 @@ key = "/etc/mesh/agent-{name}.key"
 # How this agent logs in where it observes instances.
 # [probe]
 # user = "mesh_probe"
-# password_file = "/etc/mesh/probe.password"
+# password_file = "/etc/mesh/probe.pgpass"
 
 # A PostgreSQL server on this host, with a guard of its own (mesh guard --instance pg-{site}).
 # [[instance]]

@@ -104,7 +104,7 @@ pub struct TlsSection {
 pub struct ProbeSection {
     /// PostgreSQL role.
     pub user: String,
-    /// File that holds its password and nothing else; none where the servers trust this host.
+    /// `.pgpass` file with its password; none where the servers trust this host.
     #[serde(default)]
     pub password_file: Option<PathBuf>,
 }

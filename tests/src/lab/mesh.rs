@@ -96,7 +96,7 @@ pub async fn configure(
     let dir = ground.dir().join("ca").display().to_string();
     let first = &nodes.first().context("a mesh needs a node")?.host;
     must(first.command(mesh, ["ca", "init", "--dir", &dir, "--mesh", MESH]), SOON).await?;
-    let password = ground.file("probe-password", &secrets.probe)?;
+    let password = ground.file("probe.pgpass", &format!("*:*:*:{PROBE}:{}\n", secrets.probe))?;
     for node in nodes {
         let home = ground.folder(&node.name)?;
         let address = node.host.ip().to_string();
