@@ -85,7 +85,7 @@ pub enum Leash {
 pub enum Task {
     /// Make the server unable to acknowledge and prove it: [`TaskResult::Fenced`] with `NoAck` as soon as SIGKILL is
     /// pending on every process and none can fork, again with `Quiet` when none is left and `standby.signal` is on disk.
-    /// Also right when nothing runs.
+    /// Also when nothing runs; without a data directory that is all that `Quiet` needs.
     Fence {
         /// Kill at once. Otherwise the commit gate is in force, and the ladder may begin with a fast stop.
         hard: bool,

@@ -1,7 +1,7 @@
 //! The one task that runs beside the renewals, and fences, which end whatever else runs.
 
 use mesh_proto::effect::{Effect, Finding, Outcome, Refusal, Rejoined, StepRef};
-use mesh_proto::evidence::Position;
+use mesh_proto::evidence::{Position, ProcessState};
 use mesh_proto::lease::{FenceCause, LeaseKey, LeaseTerm, Receipt, ReceiptLevel};
 use mesh_proto::{Lsn, Millis};
 
@@ -135,15 +135,21 @@ impl Guard {
             (Task::OpenPrimary { term }, TaskResult::Opened { timeline, at }) => {
                 self.opened_primary(Opened { term, timeline, at });
             }
-            (Task::Freeze { .. } | Task::Confirm { .. }, TaskResult::At(position)) => {
-                let outcome = self.stands_at(position);
-                self.finish_job(outcome);
+            (Task::Freeze { .. }, TaskResult::At(position)) => {
+                if let Some((_, facts)) = self.facts.as_mut() {
+                    facts.receiving = None;
+                }
+                self.stood_at(position);
             }
+            (Task::Confirm { .. }, TaskResult::At(position)) => self.stood_at(position),
             (Task::Follow(_), TaskResult::Follows(how)) => self.follows(how),
-            (Task::Checkpoint | Task::StartStandby { .. }, TaskResult::Done) => {
+            (Task::StartStandby { .. }, TaskResult::Done) => {
+                self.keep_up = false;
+                self.learn_process(ProcessState::Standby);
                 self.trouble = None;
                 self.finish_job(Outcome::Done(Finding::Nothing));
             }
+            (Task::Checkpoint, TaskResult::Done) => self.finish_job(Outcome::Done(Finding::Nothing)),
             (task, TaskResult::Failed { detail }) => {
                 self.failed(now, &task, &detail);
                 self.finish_job(Outcome::Refused { code: Refusal::Failed, detail });
@@ -160,7 +166,37 @@ impl Guard {
         }
     }
 
+    /// What a task's end says about the server counts until the runtime has looked again: nothing is decided from what
+    /// was seen before.
+    fn learn_process(&mut self, process: ProcessState) {
+        self.was_standby = process == ProcessState::Standby;
+        if let Some((_, facts)) = self.facts.as_mut() {
+            facts.process = process;
+        }
+    }
+
+    fn stood_at(&mut self, position: Position) {
+        if let Some((_, facts)) = self.facts.as_mut() {
+            facts.position = Some(position);
+        }
+        let outcome = self.stands_at(position);
+        self.finish_job(outcome);
+    }
+
     fn failed(&mut self, now: Moment, task: &Task, detail: &str) {
+        match task {
+            Task::Checkpoint | Task::Confirm { .. } | Task::Freeze { .. } => {}
+            Task::Fence { .. }
+            | Task::HandOver { .. }
+            | Task::StartStandby { .. }
+            | Task::OpenPrimary { .. }
+            | Task::Follow(_) => {
+                // Whatever it left behind: it was a standby, if it was one, before this.
+                let was_standby = self.was_standby;
+                self.learn_process(ProcessState::Unknown);
+                self.was_standby = was_standby;
+            }
+        }
         self.retry_at = now.after(RETRY);
         self.trouble = Some(format!("{} failed: {detail}", task.words()));
     }
@@ -253,6 +289,7 @@ impl Guard {
             }
             ReceiptLevel::Quiet => {
                 self.trouble = None;
+                self.learn_process(ProcessState::Stopped);
                 self.keep_up = self.fencing.take().is_some_and(|fencing| fencing.at_start);
                 self.job = None;
             }
@@ -286,7 +323,7 @@ impl Guard {
         self.opened = Some(opened);
         self.trouble = None;
         self.keep_up = false;
-        self.was_standby = false;
+        self.learn_process(ProcessState::Primary);
         // The receipt and the freeze are over: this instance is the primary of a newer lease.
         self.state.receipt = None;
         self.state.frozen = None;
@@ -304,7 +341,8 @@ impl Guard {
         self.state.rejoin = None;
         self.changed();
         self.trouble = None;
-        self.was_standby = true;
+        self.keep_up = false;
+        self.learn_process(ProcessState::Standby);
         self.finish_job(Outcome::Done(Finding::Follows { how }));
     }
 

@@ -269,10 +269,7 @@ impl Guard {
 
     fn send_answers(&mut self) {
         let durable = self.durable;
-        let (ready, waiting) =
-            std::mem::take(&mut self.answers).into_iter().partition(|(needs, ..)| *needs <= durable);
-        self.answers = waiting;
-        for (_, id, outcome) in Vec::from_iter::<Vec<(u64, u64, Outcome)>>(ready) {
+        for (_, id, outcome) in self.answers.extract_if(.., |(needs, ..)| *needs <= durable) {
             self.actions.push(Action::Answer { id, outcome });
         }
     }

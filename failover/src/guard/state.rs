@@ -118,7 +118,7 @@ pub enum CommitGate {
 }
 
 /// What the runtime saw of the server, all at one moment. Never given to the guard after the result of a task that
-/// ended later than this was seen.
+/// ended later than this was looked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LocalFacts {
     /// What the server process does.

@@ -13,6 +13,17 @@
 //! (CLOCK_BOOTTIME and CLOCK_MONOTONIC_RAW). The choice is made per advance: comparing totals since the start would let
 //! one clock's old lead hide the other's lag.
 
+//!
+//! # Stricter than PROTOCOL, with the traces
+//! - *The voter stretches too.* "Remainder times drift bound" alone leaves two writers: the guard's clock is slow by rho;
+//!   it is granted at 0; the voter has counted L when the pledge comes and answers a remainder of nothing, which
+//!   stretches to nothing; the leader waits F; the guard's L ends rho x L later and its fence takes all of F. So a voter
+//!   remembers each grant, and what it forgot, for L stretched. `tests/lease_model.rs` finds this in 8 steps.
+//! - *F is stretched* at the leader: the guard counts its budget by its own clock.
+//! - *A pause is counted from a status that the leader had seen before it proposed it.* A guard that counted from its
+//!   first sight of a committed pause could see it, through a voter whose log lags, long after the leader began to
+//!   count; it would hold its lease when the leader takes the pause for over.
+
 pub mod granter;
 pub mod holder;
 pub mod takeover;
