@@ -69,7 +69,7 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
     for word in text.split(' ') {
         let Some(line) = lines.last_mut() else { break };
         let inside = command;
-        command ^= word.matches('`').count() % 2 == 1;
+        command ^= !word.matches('`').count().is_multiple_of(2);
         if line.is_empty() {
             line.push_str(word);
         } else if inside || line.chars().count() + 1 + whole(text, word).chars().count() <= width {
@@ -84,7 +84,7 @@ pub fn wrap(text: &str, width: usize) -> Vec<String> {
 
 /// The word, or the whole command in backticks that it begins. `word` is a part of `text`.
 fn whole<'a>(text: &'a str, word: &'a str) -> &'a str {
-    if word.matches('`').count() % 2 == 0 {
+    if word.matches('`').count().is_multiple_of(2) {
         return word;
     }
     let start = word.as_ptr().addr().saturating_sub(text.as_ptr().addr());
