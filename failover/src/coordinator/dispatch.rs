@@ -11,6 +11,9 @@ use crate::state::{Group, MeshState};
 
 /// How long after an order's own budget its answer may still arrive.
 const ANSWER_SLACK: Millis = Millis(500);
+/// Longest that an answer is waited for before it is asked how things stand: a message may be lost, and an effect that
+/// takes longer (a rebuild, say) answers that it is still at it.
+const PATIENCE: Millis = Millis(2_000);
 /// How long a pledge request may take before it is sent again.
 const PLEDGE_RETRY: Millis = Millis(200);
 
@@ -92,7 +95,8 @@ impl Driver {
         // An intent that another leader committed, or whose answer was lost, is verified first.
         let verify = !self.mine.contains(&at);
         let budget = if verify { Millis(2_000) } else { budget(effect, group) };
-        self.in_flight.insert(at, InFlight { until: context.now.after(budget.plus(ANSWER_SLACK)), verify });
+        let until = context.now.after(budget.min(PATIENCE).plus(ANSWER_SLACK));
+        self.in_flight.insert(at, InFlight { until, verify });
         let order = Order {
             group: group.spec.group.clone(),
             step: at,

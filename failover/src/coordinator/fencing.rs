@@ -145,6 +145,12 @@ impl Driver {
         let reference = primary_position(group, context.heard);
         let asked: Vec<_> = frozen
             .into_iter()
+            // A lease for a life of guard or data that is over could never be acquired.
+            .filter(|c| {
+                context.heard.guard(&group.spec.group, &c.instance).is_some_and(|heard| {
+                    heard.said.guard == c.guard && heard.said.data.as_ref().is_none_or(|data| *data == c.data)
+                })
+            })
             .filter(|c| {
                 run.plan
                     .site

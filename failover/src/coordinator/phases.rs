@@ -196,6 +196,10 @@ impl Driver {
                 let why = format!("{} fell silent while it was promoted", primary.instance);
                 self.promotion_failed(group, run, &why)
             }
+            Standing::Running if another_life(context, group) => {
+                let why = format!("{} came back with another life of guard or data", primary.instance);
+                self.promotion_failed(group, run, &why)
+            }
             Standing::Running => Step::Rest,
             Standing::Done => {
                 Step::Go(vec![signal(group, run, Signal::StepsDone, "the new primary accepts writes")])
@@ -273,6 +277,9 @@ impl Driver {
             Standing::Begin(steps) => Step::Go(vec![self.begin(group, run.id, steps)]),
             Standing::Running if self.silent(context, group, &primary.instance) => {
                 failed("the primary fell silent")
+            }
+            Standing::Running if another_life(context, group) => {
+                failed("the primary came back with another life of guard or data")
             }
             Standing::Running => Step::Rest,
             Standing::Done => {
@@ -395,6 +402,17 @@ impl Driver {
         }
         collector.expiry(context.now).map(Proof::Expired)
     }
+}
+
+/// Whether the primary's guard says that it is another life, or guards another life of the data, than the lease was
+/// granted to: that lease will never be acquired.
+fn another_life(context: &Context<'_>, group: &Group) -> bool {
+    let (Some(primary), Some(lease)) = (&group.primary, group.lease()) else { return false };
+    let heard =
+        context.heard.fresh_guard(context.now, &group.spec.group, &primary.instance, group.timing.fresh);
+    heard.is_some_and(|status| {
+        status.guard != lease.guard || status.data.as_ref().is_some_and(|data| *data != lease.data)
+    })
 }
 
 fn routes(group: &Group, effect: impl Fn(mesh_proto::RouteName, InstanceName) -> Effect) -> Vec<Effect> {
