@@ -510,7 +510,7 @@ fn a_slow_guard_is_safe() {
 
 #[test]
 fn a_longer_lease_is_safe() {
-    safe("longer lease", Model { lease: Millis(600), ..BASE });
+    safe("longer lease", Model { lease: Millis(600), restarts: 0, ..BASE });
 }
 
 #[test]
