@@ -7,7 +7,7 @@ use crate::cli::args::{AgentArgs, AgentCommand, Common, GuardArgs, LeashArgs};
 use crate::cli::local;
 use crate::cli::output::Output;
 use crate::cli::{Exit, Failure, with_causes};
-use crate::{agent, leash, telemetry};
+use crate::{agent, guard, leash, telemetry};
 
 fn failed(output: &Output, error: &dyn std::error::Error) -> ExitCode {
     let failure = Failure::new(Exit::Error, with_causes(error), "");
@@ -41,9 +41,14 @@ pub fn agent(common: &Common, args: &AgentArgs) -> ExitCode {
 
 /// `mesh guard`
 #[must_use]
-pub fn guard(output: &Output, _args: &GuardArgs) -> ExitCode {
-    output.failure(&Failure::new(Exit::NotSupported, "this build has no guard", ""));
-    Exit::NotSupported.into()
+pub fn guard(output: &Output, args: &GuardArgs) -> ExitCode {
+    if let Err(error) = telemetry::start(telemetry::Form::Text) {
+        return failed(output, &error);
+    }
+    match guard::run(&args.config, &args.instance) {
+        Ok(()) => Exit::Done.into(),
+        Err(error) => failed(output, &error),
+    }
 }
 
 /// `mesh leash`

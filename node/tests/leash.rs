@@ -57,7 +57,7 @@ const MOMENT: Duration = Duration::from_millis(300);
 
 fn leash(dir: &Path) -> Leash {
     let target = Target { data_dir: dir.canonicalize().unwrap(), cgroup: None };
-    Leash::start_as(Path::new(MESH), &target).unwrap()
+    Leash::start_as(Path::new(MESH), &target, || {}).unwrap()
 }
 
 #[test]

@@ -218,6 +218,12 @@ impl Guard {
         self.opened
     }
 
+    /// The timing in force.
+    #[must_use]
+    pub const fn timing(&self) -> &Timing {
+        &self.timing
+    }
+
     /// The state as it is in memory.
     #[must_use]
     pub const fn state(&self) -> &GuardState {

@@ -53,20 +53,24 @@ struct Pipe {
 }
 
 impl Leash {
-    /// Starts a leash with no duty yet.
+    /// Starts a leash with no duty yet. `on_end` is called, on a thread of its own, when it has ended.
     ///
     /// # Errors
     /// [`LeashError`].
-    pub fn start(target: &Target) -> Result<Self, LeashError> {
+    pub fn start(target: &Target, on_end: impl FnOnce() + Send + 'static) -> Result<Self, LeashError> {
         // The running file itself, also when an upgrade has replaced it on disk meanwhile.
-        Self::start_as(&PathBuf::from("/proc/self/exe"), target)
+        Self::start_as(&PathBuf::from("/proc/self/exe"), target, on_end)
     }
 
     /// As [`Leash::start`], from another executable.
     ///
     /// # Errors
     /// [`LeashError`].
-    pub fn start_as(program: &std::path::Path, target: &Target) -> Result<Self, LeashError> {
+    pub fn start_as(
+        program: &std::path::Path,
+        target: &Target,
+        on_end: impl FnOnce() + Send + 'static,
+    ) -> Result<Self, LeashError> {
         let mut command = Command::new(program);
         command
             .arg("leash")
@@ -91,6 +95,7 @@ impl Leash {
                 while let Ok(number) = read_echo(&mut stdout) {
                     heard.store(number, Ordering::Release);
                 }
+                on_end();
             })
             .map_err(LeashError::Start)?;
         let pipe = Mutex::new(Pipe { stdin, number: 0 });

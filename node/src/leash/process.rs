@@ -200,11 +200,13 @@ impl Watch {
     fn kill(&mut self, why: &str) {
         loop {
             match self.tree.kill(Instant::now() + KILL_ATTEMPT) {
-                Ok(report) if report.killed.is_empty() && self.ended => return,
                 Ok(report) => {
-                    let (dir, count) = (self.tree.dir().display(), report.killed.len());
-                    say(&format!("leash: killed {count} processes of {dir}: {why}"));
-                    (self.ended, self.killed) = (true, true);
+                    if !report.killed.is_empty() {
+                        let (dir, count) = (self.tree.dir().display(), report.killed.len());
+                        say(&format!("leash: killed {count} processes of {dir}: {why}"));
+                    }
+                    self.killed |= !self.ended || !report.killed.is_empty();
+                    self.ended = true;
                     return;
                 }
                 Err(error) => {

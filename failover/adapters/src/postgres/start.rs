@@ -220,6 +220,7 @@ async fn prepare(instance: &Instance, request: &StartRequest, deadline: Instant)
     // No process of this directory is left, but its lock file may be, naming a zombie that nobody collected or, after a
     // boot, a stranger: the server would refuse to start.
     durable::remove(&instance.data_dir().join("postmaster.pid"), deadline).await?;
+    drop_socket_lock(instance, deadline).await?;
     let signal = instance.data_dir().join("standby.signal");
     let recovery = instance.data_dir().join("recovery.signal");
     let mut changes: Vec<Change> = Vec::new();
@@ -244,6 +245,18 @@ async fn prepare(instance: &Instance, request: &StartRequest, deadline: Instant)
     }
     conf::edit_stopped(instance, &changes, deadline).await?;
     Ok(write_hba(instance, request.clients, deadline).await?)
+}
+
+/// The lock beside the unix socket names the data directory in its second line: ours is stale, another's is not ours to
+/// touch.
+async fn drop_socket_lock(instance: &Instance, deadline: Instant) -> Result<(), DurableError> {
+    let mut path = instance.socket_path().into_os_string();
+    path.push(".lock");
+    let path = PathBuf::from(path);
+    let Some(bytes) = durable::read(&path, deadline).await? else { return Ok(()) };
+    let text = String::from_utf8_lossy(&bytes).into_owned();
+    let ours = text.lines().nth(1).is_some_and(|dir| std::path::Path::new(dir) == instance.data_dir());
+    if ours { durable::remove(&path, deadline).await } else { Ok(()) }
 }
 
 fn arguments(instance: &Instance) -> Vec<OsString> {

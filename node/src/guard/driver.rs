@@ -1,0 +1,457 @@
+//! The thread that owns the core. It takes inputs, asks the core what to do, and hands that out. It waits for nothing but its
+//! inputs and the next moment the core named.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use mesh_failover::Moment;
+use mesh_failover::guard::{
+    Action, Fresh, Guard, GuardConfig, GuardState, Leash as LeashDuty, LocalFacts, Task, TaskResult,
+};
+use mesh_proto::effect::{Order, Outcome};
+use mesh_proto::evidence::GuardStatus;
+use mesh_proto::lease::{LeaseTerm, Receipt, ReceiptLevel, RenewReply};
+use tokio::sync::{mpsc, oneshot};
+
+use super::eyes::Eyes;
+use super::fencer::{self, Fence};
+use super::files::{StateDir, write_state};
+use super::hands;
+use super::server::Server;
+use super::voters::Ask;
+use super::{GuardError, host, priority};
+use crate::clock::{Clock, Reading};
+use crate::leash::{Duty, Leash, Target};
+
+/// The longest sleep, whatever the core says: the clock of a sleep stands still while the host is suspended.
+const SLEEP_MAX: Duration = Duration::from_millis(250);
+/// A leash that has not acted on a word for this long was stopped.
+const LEASH_LAG: Duration = Duration::from_secs(1);
+/// How long a result waits for the look that follows it: a look has a deadline of its own, a little shorter.
+const SETTLE_WITHIN: Duration = Duration::from_millis(600);
+/// A leash that ends sooner than this after its start is not replaced at once: the fault is not the leash's.
+const LEASH_PAUSE: Duration = Duration::from_millis(200);
+/// How long a fence for a stop may take before the guard gives up and leaves the rest to the leash.
+const STOP_WITHIN: Duration = Duration::from_secs(60);
+
+/// What happens to a guard.
+#[derive(Debug)]
+pub(super) enum Input {
+    /// The server was looked at; with how many results were known when the look began.
+    Facts { results: u64, facts: Box<LocalFacts> },
+    /// A task ended, or a fence reached its first level.
+    Done { job: u64, result: TaskResult },
+    /// A voter answered.
+    Reply { round: u64, reply: Box<RenewReply> },
+    /// An order of a leader.
+    Order { order: Box<Order>, answer: oneshot::Sender<Outcome> },
+    /// Somebody asks how the instance is.
+    Status { answer: oneshot::Sender<Box<GuardStatus>> },
+    /// A task asks whether this lease is held now.
+    Holds { term: LeaseTerm, answer: oneshot::Sender<bool> },
+    /// The state of this version is on disk.
+    Persisted(u64),
+    /// It could not be written.
+    PersistFailed,
+    /// The leash with this number ended.
+    LeashEnded(u64),
+    /// Go down.
+    Stop,
+}
+
+/// What a driver is made of.
+pub(super) struct Parts {
+    pub(super) config: GuardConfig,
+    pub(super) stored: Option<GuardState>,
+    pub(super) fresh: Fresh,
+    pub(super) clock: Clock,
+    pub(super) dir: StateDir,
+    pub(super) server: Arc<Server>,
+    pub(super) inputs: Sender<Input>,
+    pub(super) asks: mpsc::Sender<Ask>,
+}
+
+/// How a driver ends.
+pub(super) type Ended = oneshot::Receiver<Result<(), GuardError>>;
+
+/// A running driver.
+pub(super) struct Driver {
+    ended: Ended,
+}
+
+impl Driver {
+    /// Starts the driver and the threads it hands work to.
+    pub(super) fn start(parts: Parts, inbox: Receiver<Input>) -> Result<Self, GuardError> {
+        let (fences, fenced) = channel();
+        fencer::start(Arc::clone(&parts.server), fenced, parts.inputs.clone())
+            .map_err(host("start the fence thread"))?;
+        let (orders, ordered) = mpsc::unbounded_channel();
+        start_work(&parts, ordered)?;
+        let (states, written) = channel();
+        start_writer(parts.dir.state_file(), written, parts.inputs.clone())?;
+        let guard =
+            Guard::start(parts.clock.now(), parts.config.clone(), parts.stored.clone(), parts.fresh.clone())?;
+        let (tell, ended) = oneshot::channel();
+        std::thread::Builder::new()
+            .name("guard".to_owned())
+            .spawn(move || {
+                let result =
+                    Loop::begin(parts, guard, fences, orders, states).and_then(|run| run.run(&inbox));
+                // Only the end of the process does not hear it.
+                let _ = tell.send(result);
+            })
+            .map_err(host("start the guard's main thread"))?;
+        Ok(Self { ended })
+    }
+
+    /// Completes when the driver has ended.
+    pub(super) fn ended(self) -> Ended {
+        self.ended
+    }
+}
+
+/// Eyes and hands share a thread: neither is on the way to a fence.
+fn start_work(parts: &Parts, ordered: mpsc::UnboundedReceiver<hands::Order>) -> Result<(), GuardError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(host("start the runtime for the server"))?;
+    let (server, inputs) = (Arc::clone(&parts.server), parts.inputs.clone());
+    std::thread::Builder::new()
+        .name("work".to_owned())
+        .spawn(move || {
+            runtime.block_on(async {
+                let eyes = Eyes::new(Arc::clone(&server), inputs.clone()).watch();
+                tokio::join!(eyes, hands::serve(server, ordered, inputs));
+            });
+        })
+        .map_err(host("start the thread for the server"))?;
+    Ok(())
+}
+
+fn start_writer(
+    path: std::path::PathBuf,
+    states: Receiver<Box<GuardState>>,
+    results: Sender<Input>,
+) -> Result<(), GuardError> {
+    std::thread::Builder::new()
+        .name("state".to_owned())
+        .spawn(move || {
+            while let Ok(state) = states.recv() {
+                // A newer state holds all that an older one does.
+                let state = states.try_iter().last().unwrap_or(state);
+                let result = match write_state(&path, &state) {
+                    Ok(()) => Input::Persisted(state.version),
+                    Err(error) => {
+                        tracing::error!(%error, path = %path.display(), "cannot write the guard's state");
+                        Input::PersistFailed
+                    }
+                };
+                if results.send(result).is_err() {
+                    return;
+                }
+            }
+        })
+        .map_err(host("start the thread that writes the state"))?;
+    Ok(())
+}
+
+struct Loop {
+    guard: Guard,
+    clock: Clock,
+    dir: StateDir,
+    server: Arc<Server>,
+    inputs: Sender<Input>,
+    asks: mpsc::Sender<Ask>,
+    fences: Sender<Fence>,
+    orders: mpsc::UnboundedSender<hands::Order>,
+    states: Sender<Box<GuardState>>,
+    waiting: HashMap<u64, oneshot::Sender<Outcome>>,
+    next_order: u64,
+    system: Option<u64>,
+    leash: Arc<Leash>,
+    leash_number: u64,
+    duty: Duty,
+    told: u64,
+    leash_started: Instant,
+    leash_ended: bool,
+    lagging: Option<Instant>,
+    stopping: Option<Instant>,
+    held: Option<LeaseTerm>,
+    /// A result that waits for the look after it.
+    unsettled: Option<(Instant, u64, TaskResult)>,
+}
+
+impl Loop {
+    fn begin(
+        parts: Parts,
+        guard: Guard,
+        fences: Sender<Fence>,
+        orders: mpsc::UnboundedSender<hands::Order>,
+        states: Sender<Box<GuardState>>,
+    ) -> Result<Self, GuardError> {
+        let Parts { clock, dir, server, inputs, asks, .. } = parts;
+        for missing in [priority::real_time(), priority::lock_memory()] {
+            if let Err(why) = missing {
+                tracing::warn!("{why}");
+                server.downgrade(why);
+            }
+        }
+        let leash = start_leash(&server, &inputs, 1)?;
+        Ok(Self {
+            guard,
+            clock,
+            dir,
+            server,
+            inputs,
+            asks,
+            fences,
+            orders,
+            states,
+            waiting: HashMap::new(),
+            next_order: 1,
+            system: None,
+            leash,
+            leash_number: 1,
+            duty: Duty::Idle,
+            told: 0,
+            leash_started: Instant::now(),
+            leash_ended: false,
+            lagging: None,
+            stopping: None,
+            held: None,
+            unsettled: None,
+        })
+    }
+
+    fn run(mut self, inbox: &Receiver<Input>) -> Result<(), GuardError> {
+        loop {
+            let now = self.clock.now();
+            for mut action in self.guard.poll(now) {
+                action.sign(|bytes| self.dir.sign(bytes));
+                self.act(now, action);
+            }
+            if self.unsettled.as_ref().is_some_and(|(since, ..)| since.elapsed() > SETTLE_WITHIN) {
+                self.settle(now);
+                continue;
+            }
+            self.say_lease(now);
+            self.server.set_pace(self.guard.opened().is_some(), self.guard.timing().probe);
+            self.watch_leash();
+            if self.guard.is_down() {
+                self.tell_leash(Duty::Idle);
+                return Ok(());
+            }
+            if self.stopping.is_some_and(|since| since.elapsed() > STOP_WITHIN) {
+                return Err(GuardError::NotQuiet);
+            }
+            let wait = self.guard.next_wakeup(now).since(self.clock.now()).duration();
+            match inbox.recv_timeout(wait.clamp(Duration::from_millis(1), SLEEP_MAX)) {
+                Ok(input) => self.take(input),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(GuardError::Broken),
+            }
+            // All that is there counts before the core is asked: a death, say, before an order.
+            while let Ok(input) = inbox.try_recv() {
+                self.take(input);
+            }
+        }
+    }
+
+    fn take(&mut self, input: Input) {
+        let now = self.clock.now();
+        match input {
+            Input::Facts { results, facts } => {
+                if results == self.server.results() {
+                    self.settle(now);
+                    self.system = facts.system_id;
+                    self.guard.handle_facts(now, *facts);
+                }
+            }
+            Input::Done { job, result } => {
+                // A second result must not overtake the first.
+                self.settle(now);
+                self.server.count_result();
+                // What proves that nothing is acknowledged waits for nothing.
+                if matches!(result, TaskResult::Fenced { level: ReceiptLevel::NoAck, .. }) {
+                    self.guard.handle_done(now, job, result);
+                } else {
+                    self.unsettled = Some((Instant::now(), job, result));
+                }
+            }
+            Input::Reply { round, reply } => self.guard.handle_reply(now, round, &reply),
+            Input::Order { order, answer } => {
+                let id = self.next_order;
+                self.next_order += 1;
+                self.waiting.insert(id, answer);
+                self.guard.handle_order(now, id, *order);
+            }
+            Input::Status { answer } => {
+                let mut status = self.guard.status(now);
+                if let Some(receipt) = status.receipt.as_mut() {
+                    receipt.signature = self.dir.sign(&Receipt::signed_bytes(receipt));
+                }
+                // Whoever asked may have gone.
+                let _ = answer.send(Box::new(status));
+            }
+            Input::Holds { term, answer } => {
+                // A task that was ended does not listen any more.
+                let _ = answer.send(self.guard.holds(now, term));
+            }
+            Input::Persisted(version) => self.guard.handle_persisted(now, version),
+            Input::PersistFailed => self.guard.handle_persist_failed(now),
+            Input::LeashEnded(number) => {
+                if number == self.leash_number {
+                    tracing::error!("the leash ended; starting another one");
+                    self.leash_ended = true;
+                    self.watch_leash();
+                }
+            }
+            Input::Stop => {
+                self.stopping.get_or_insert_with(Instant::now);
+                self.guard.handle_stop(now);
+            }
+        }
+    }
+
+    /// Gives the core a result. It is given together with what is seen after it: with what was seen before, the core would
+    /// take a server that was just opened for a standby, and open it again.
+    fn settle(&mut self, now: Moment) {
+        if let Some((_, job, result)) = self.unsettled.take() {
+            self.guard.handle_done(now, job, result);
+        }
+    }
+
+    fn act(&mut self, now: Moment, action: Action) {
+        match action {
+            Action::Leash(duty) => self.tell_leash(match duty {
+                LeashDuty::Off => Duty::Idle,
+                LeashDuty::Bound => Duty::Bound,
+                LeashDuty::Until(at) => Duty::Until(Reading::now().after(at.since(now))),
+                LeashDuty::Now => Duty::Now,
+            }),
+            Action::Persist(state) => {
+                if self.states.send(state).is_err() {
+                    self.guard.handle_persist_failed(now);
+                }
+            }
+            Action::Ask { round, voters, request } => {
+                let ask = Ask { round, voters, request: Arc::new(*request) };
+                if self.asks.try_send(ask).is_err() {
+                    tracing::warn!("renewals pile up; this one is left out");
+                }
+            }
+            Action::GateCommits => self.order(hands::Order::Gate(true)),
+            Action::UngateCommits => self.order(hands::Order::Gate(false)),
+            Action::Do { job, task, until } => self.begin_task(now, job, task, until),
+            Action::Answer { id, outcome } => {
+                if let Some(answer) = self.waiting.remove(&id) {
+                    // Whoever gave the order may have gone; it asks again.
+                    let _ = answer.send(outcome);
+                }
+            }
+        }
+    }
+
+    fn begin_task(&mut self, now: Moment, job: u64, task: Task, until: Moment) {
+        let left = until.since(now).duration();
+        if let Task::Fence { hard, cause, term } = task {
+            tracing::warn!(hard, ?cause, ?term, "fencing");
+            // First the fence, then the end of what runs beside it: the fence waits for nothing.
+            if self.fences.send(Fence { job, hard, budget: left }).is_err() {
+                tracing::error!("the fence thread is gone; the leash takes over");
+                self.tell_leash(Duty::Now);
+            }
+            self.order(hands::Order::End);
+            return;
+        }
+        tracing::info!(task = task.words(), "begun");
+        let leash = (Arc::clone(&self.leash), self.told);
+        let (data, system) = (self.guard.state().data.clone(), self.guard.state().system_id.or(self.system));
+        self.order(hands::Order::Do { job, task, deadline: Instant::now() + left, data, system, leash });
+    }
+
+    fn order(&self, order: hands::Order) {
+        if self.orders.send(order).is_err() {
+            tracing::error!("the thread for the server is gone; renewals and fences go on");
+        }
+    }
+
+    fn say_lease(&mut self, now: Moment) {
+        let held = self.guard.held(now).map(|held| held.term);
+        if held != self.held {
+            match held {
+                Some(term) => tracing::info!("holds the lease of {term}"),
+                None => tracing::warn!("holds no lease any more"),
+            }
+            self.held = held;
+        }
+    }
+
+    fn tell_leash(&mut self, duty: Duty) {
+        self.duty = duty;
+        match self.leash.feed(duty) {
+            Ok(number) => self.told = number,
+            Err(error) => {
+                tracing::error!(%error, "starting another leash");
+                self.leash_ended = true;
+                self.watch_leash();
+            }
+        }
+    }
+
+    /// A leash that was stopped does not end, so it is watched for lag.
+    fn watch_leash(&mut self) {
+        if self.leash_ended {
+            if self.leash_started.elapsed() > LEASH_PAUSE {
+                self.replace_leash();
+            }
+            return;
+        }
+        if self.leash.lag() == 0 {
+            self.lagging = None;
+            return;
+        }
+        let since = *self.lagging.get_or_insert_with(Instant::now);
+        if since.elapsed() > LEASH_LAG {
+            tracing::error!(pid = self.leash.pid(), "the leash does not answer; starting another one");
+            self.replace_leash();
+        }
+    }
+
+    fn replace_leash(&mut self) {
+        self.leash_number += 1;
+        self.lagging = None;
+        self.leash_started = Instant::now();
+        self.leash_ended = false;
+        match start_leash(&self.server, &self.inputs, self.leash_number) {
+            Ok(leash) => {
+                self.leash = leash;
+                match self.leash.feed(self.duty) {
+                    Ok(number) => self.told = number,
+                    Err(error) => {
+                        tracing::error!(%error, "the new leash does not listen");
+                        self.leash_ended = true;
+                    }
+                }
+            }
+            // Counted as lag, so that it is tried again; the guard itself still fences.
+            Err(error) => {
+                tracing::error!(%error, "no leash: a guard that is killed or stopped now fences nothing")
+            }
+        }
+    }
+}
+
+fn start_leash(server: &Server, inputs: &Sender<Input>, number: u64) -> Result<Arc<Leash>, GuardError> {
+    let cgroup = server.instance.settings().cgroup.clone();
+    let target = Target { data_dir: server.instance.data_dir().to_owned(), cgroup };
+    let inputs = inputs.clone();
+    let leash = Leash::start(&target, move || {
+        // A driver that is gone needs no leash any more.
+        let _ = inputs.send(Input::LeashEnded(number));
+    })?;
+    Ok(Arc::new(leash))
+}

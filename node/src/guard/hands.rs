@@ -1,0 +1,386 @@
+//! Does to the server what the core says, one task at a time. A task that is ended (by a fence, by a newer one) is dropped where
+//! it stands: what it had begun is found by the next look, and a server that it was about to start is barred.
+
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use mesh_adapters::postgres::{
+    self as pg, Clients, EpochError, EpochRow, FenceMode, FencePlan, HbaError, How, PromoteError,
+    RejoinError, RejoinRequest, Repointed, StandbyError, StandbyUpstream, StartAs, StartRequest, SyncSetting,
+    Upstream,
+};
+use mesh_failover::guard::{CommitGate, Rejoin, Task, TaskResult};
+use mesh_proto::effect::Rejoined;
+use mesh_proto::evidence::Position;
+use mesh_proto::lease::{LeaseTerm, ReceiptLevel};
+use mesh_proto::{DataIncarnation, Lsn};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use super::driver::Input;
+use super::files::{DATA_BYTES, unique};
+use super::server::{Launcher, Server};
+use crate::leash::Leash;
+
+/// How long a server that was stopped cleanly may take to ship its shutdown checkpoint, once that is written.
+const LINGER: Duration = Duration::from_millis(500);
+/// How long repointing by reload may take before the ladder is climbed instead.
+const REPOINT_WITHIN: Duration = Duration::from_secs(10);
+/// How long setting or lifting the commit gate may take.
+const GATE_WITHIN: Duration = Duration::from_secs(1);
+/// How long the leash may take to say that it knows its duty, before a server is started or opened.
+const LEASH_WITHIN: Duration = Duration::from_millis(500);
+/// A checkpoint of a large, busy server takes minutes; nothing waits for this one.
+const CHECKPOINT_WITHIN: Duration = Duration::from_secs(600);
+
+/// What the driver wants done.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// Begin this task; it ends the one before.
+    Do {
+        job: u64,
+        task: Task,
+        deadline: Instant,
+        /// The life of the data, for the name to stream under.
+        data: DataIncarnation,
+        system: Option<u64>,
+        leash: (Arc<Leash>, u64),
+    },
+    /// End the task that runs: a fence has begun.
+    End,
+    /// Let commits wait, or go.
+    Gate(bool),
+}
+
+/// Does what it is told until the driver is gone.
+pub(super) async fn serve(server: Arc<Server>, mut orders: UnboundedReceiver<Order>, results: Sender<Input>) {
+    let mut running: Option<JoinHandle<()>> = None;
+    let mut gating: Option<JoinHandle<()>> = None;
+    let end = |task: &mut Option<JoinHandle<()>>| {
+        if let Some(task) = task.take() {
+            task.abort();
+        }
+    };
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::End => {
+                end(&mut running);
+                end(&mut gating);
+            }
+            Order::Gate(gated) => {
+                end(&mut gating);
+                gating = Some(tokio::spawn(gate(Arc::clone(&server), gated)));
+            }
+            Order::Do { job, task, deadline, data, system, leash } => {
+                end(&mut running);
+                let hand = Hand {
+                    ticket: server.ticket(),
+                    server: Arc::clone(&server),
+                    results: results.clone(),
+                    deadline,
+                    data,
+                    system,
+                };
+                running = Some(tokio::spawn(hand.work(job, task, leash)));
+            }
+        }
+    }
+}
+
+async fn gate(server: Arc<Server>, gated: bool) {
+    let deadline = Instant::now() + GATE_WITHIN;
+    match set_gate(&server, gated, deadline).await {
+        Ok(()) => tracing::info!(gated, "the commit gate is in force"),
+        Err(error) => {
+            tracing::warn!(gated, error = chain(&error), "the commit gate is not known to be in force")
+        }
+    }
+}
+
+async fn set_gate(server: &Server, gated: bool, deadline: Instant) -> Result<(), pg::GateError> {
+    // From here on it may be set, in force or not.
+    server.set_gate(CommitGate::Set);
+    pg::set_sync(&server.instance, &sync(gated), deadline).await?;
+    server.set_gate(if gated { CommitGate::InForce } else { CommitGate::Open });
+    Ok(())
+}
+
+/// The commit quorum is a later matter: without one, commits wait for nobody or for ever.
+const fn sync(gated: bool) -> SyncSetting {
+    SyncSetting { version: 1, gated, quorum: None }
+}
+
+/// One task's hand.
+struct Hand {
+    server: Arc<Server>,
+    results: Sender<Input>,
+    deadline: Instant,
+    ticket: u64,
+    data: DataIncarnation,
+    system: Option<u64>,
+}
+
+/// Why a task did not end well.
+enum Trouble {
+    /// It is certainly not so.
+    Failed(String),
+    /// It may be so.
+    Unknown(String),
+}
+
+type Done = Result<TaskResult, Trouble>;
+
+fn failed(error: impl std::error::Error) -> Trouble {
+    Trouble::Failed(chain(&error))
+}
+fn unknown(error: impl std::error::Error) -> Trouble {
+    Trouble::Unknown(chain(&error))
+}
+
+/// An error with all its sources, on one line.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let more = source.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        next = source.source();
+    }
+    text
+}
+
+impl Hand {
+    async fn work(self, job: u64, task: Task, leash: (Arc<Leash>, u64)) {
+        let words = task.words();
+        let began = Instant::now();
+        let doing = async {
+            self.leash_knows(&leash).await?;
+            self.perform(task).await
+        };
+        let result = match tokio::time::timeout_at(self.deadline.into(), doing).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(Trouble::Failed(detail))) => TaskResult::Failed { detail },
+            Ok(Err(Trouble::Unknown(detail))) => TaskResult::Unknown { detail },
+            Err(_) => TaskResult::Unknown { detail: format!("{words} was not over in time") },
+        };
+        tracing::info!(task = words, took = ?began.elapsed(), ?result, "done");
+        let opened = matches!(result, TaskResult::Opened { .. });
+        // Only a guard that is gone does not hear it.
+        let _ = self.results.send(Input::Done { job, result });
+        if opened {
+            self.checkpoint_behind().await;
+        }
+    }
+
+    /// Off the critical path: until it is written, the old primary cannot be rewound against this one.
+    async fn checkpoint_behind(&self) {
+        match pg::checkpoint(&self.server.instance, Instant::now() + CHECKPOINT_WITHIN).await {
+            Ok(took) => tracing::info!(?took, "the checkpoint after opening is written"),
+            Err(error) => tracing::warn!(
+                error = chain(&error),
+                "the checkpoint after opening failed; the server writes one by itself later"
+            ),
+        }
+    }
+
+    /// A leash that still has an older duty could end what is about to start.
+    async fn leash_knows(&self, (leash, told): &(Arc<Leash>, u64)) -> Result<(), Trouble> {
+        let until = Instant::now() + LEASH_WITHIN;
+        while !leash.knows(*told) {
+            if Instant::now() >= until {
+                return Err(Trouble::Failed("the leash does not answer; it is being replaced".to_owned()));
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    }
+
+    async fn perform(&self, task: Task) -> Done {
+        let (instance, deadline) = (&self.server.instance, self.deadline);
+        match task {
+            Task::Fence { .. } => Err(Trouble::Failed("a fence is not for these hands".to_owned())),
+            Task::HandOver { term } => self.hand_over(term).await,
+            Task::StartStandby { frozen } => self.start_standby(frozen).await,
+            Task::OpenPrimary { term } => self.open_primary(term).await,
+            Task::Freeze { .. } => {
+                let position = pg::freeze(instance, deadline).await.map_err(unknown)?;
+                Ok(TaskResult::At(stands(&position)))
+            }
+            Task::Follow(rejoin) => self.follow(&rejoin).await,
+            Task::Checkpoint => {
+                pg::checkpoint(instance, deadline).await.map_err(unknown)?;
+                Ok(TaskResult::Done)
+            }
+            Task::Confirm { at } => {
+                // Past the start of the record: the record itself has come.
+                pg::confirm(instance, Lsn(at.0 + 1), deadline).await.map_err(failed)?;
+                let position = pg::position(instance, deadline).await.map_err(unknown)?;
+                Ok(TaskResult::At(stands(&position)))
+            }
+        }
+    }
+
+    /// Immediately before what cannot be undone: is the lease still held?
+    async fn must_hold(&self, term: LeaseTerm) -> Result<(), Trouble> {
+        let (answer, wait) = oneshot::channel();
+        let gone = || Trouble::Failed("the guard is going down".to_owned());
+        self.results.send(Input::Holds { term, answer }).map_err(|_| gone())?;
+        match wait.await {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Trouble::Failed(format!("the lease of {term} is not held any more"))),
+            Err(_) => Err(gone()),
+        }
+    }
+
+    async fn hand_over(&self, term: LeaseTerm) -> Done {
+        let (server, instance) = (&self.server, &self.server.instance);
+        let Some(postmaster) = server.running() else {
+            return Err(Trouble::Failed("the server does not run".to_owned()));
+        };
+        // What is dirty is written while clients still work, so that the stop itself is short.
+        pg::checkpoint(instance, self.deadline).await.map_err(failed)?;
+        self.must_hold(term).await?;
+        server.expect_end();
+        let stopped = pg::stop_fast(instance, &postmaster, LINGER, self.deadline).await.map_err(unknown)?;
+        pg::write_standby_signal(instance, self.deadline).await.map_err(unknown)?;
+        server.ended();
+        tracing::info!(took = ?stopped.took, forced = stopped.forced, at = %stopped.point.checkpoint, "stopped cleanly");
+        Ok(TaskResult::Fenced { level: ReceiptLevel::Quiet, shutdown_at: Some(stopped.point.checkpoint) })
+    }
+
+    async fn start(&self, start_as: StartAs) -> Result<pg::Started, Trouble> {
+        let request = StartRequest {
+            start_as,
+            clients: Clients::ShutOut,
+            sync: Some(sync(false)),
+            system_identifier: self.system,
+        };
+        let launcher = Launcher::new(&self.server, self.ticket);
+        let started = pg::start(&self.server.instance, &launcher, &request, self.deadline).await;
+        let started = started.map_err(unknown)?;
+        self.server.set_clients(Clients::ShutOut);
+        tracing::info!(took = ?started.took, in_recovery = started.in_recovery, "the server runs");
+        Ok(started)
+    }
+
+    async fn start_standby(&self, frozen: bool) -> Done {
+        let upstream = if frozen { StandbyUpstream::Nobody } else { StandbyUpstream::AsConfigured };
+        let started = self.start(StartAs::Standby(upstream)).await?;
+        if !started.in_recovery {
+            return Err(Trouble::Unknown("the server was started as a standby and is none".to_owned()));
+        }
+        self.let_in().await?;
+        Ok(TaskResult::Done)
+    }
+
+    async fn let_in(&self) -> Result<(), Trouble> {
+        if self.server.clients() == Some(Clients::LetIn) {
+            return Ok(());
+        }
+        match pg::set_clients(&self.server.instance, Clients::LetIn, self.deadline).await {
+            Ok(()) => self.server.set_clients(Clients::LetIn),
+            // Started by somebody else: its clients were never shut out, and status says so.
+            Err(HbaError::OtherFile { .. }) => {}
+            Err(error) => return Err(unknown(error)),
+        }
+        Ok(())
+    }
+
+    async fn open_primary(&self, term: LeaseTerm) -> Done {
+        let (server, instance, deadline) = (&self.server, &self.server.instance, self.deadline);
+        self.must_hold(term).await?;
+        if server.running().is_none() {
+            let started = self.start(StartAs::Primary).await?;
+            if started.in_recovery {
+                return Err(Trouble::Unknown(
+                    "the server was started as the primary and is in recovery".to_owned(),
+                ));
+            }
+        }
+        let gated = server.gate() != CommitGate::Open;
+        let ungate = sync(false);
+        let promoted = pg::promote(instance, gated.then_some(&ungate), deadline).await;
+        let promoted = promoted.map_err(|error| match error {
+            PromoteError::NotTaken => failed(error),
+            PromoteError::Sql(_) | PromoteError::StillInRecovery => unknown(error),
+        })?;
+        // It is a primary behind the lease from here on; clients of a former standby may already write.
+        let row = EpochRow {
+            epoch: term.epoch.0,
+            lease_no: term.lease_no.0,
+            instance: instance.settings().name.clone(),
+        };
+        self.must_hold(term).await?;
+        pg::record_epoch(instance, &row, pg::Durability::Local, deadline).await.map_err(
+            |error| match error {
+                EpochError::Superseded { .. } | EpochError::TooLarge => failed(error),
+                EpochError::Sql(_) => unknown(error),
+            },
+        )?;
+        if gated && !promoted.was_standby {
+            set_gate(server, false, deadline).await.map_err(unknown)?;
+        } else if gated {
+            server.set_gate(CommitGate::Open);
+        }
+        self.must_hold(term).await?;
+        self.let_in().await?;
+        let at = pg::identify(instance, deadline).await.map_err(unknown)?;
+        tracing::info!(timeline = at.timeline, promotion = ?promoted.took, "open as primary in epoch {}", term.epoch);
+        Ok(TaskResult::Opened { timeline: at.timeline, at: at.position })
+    }
+
+    async fn follow(&self, rejoin: &Rejoin) -> Done {
+        let instance = &self.server.instance;
+        let name = format!("{}_{}_e{}", instance.settings().name, self.data, rejoin.epoch);
+        let source = Upstream::new(rejoin.address, name).map_err(failed)?;
+        if let Some(postmaster) = self.server.running() {
+            let soon = self.deadline.min(Instant::now() + REPOINT_WITHIN);
+            match pg::repoint(instance, &source, self.system, soon).await {
+                Ok(Repointed::Streams(_)) => return Ok(TaskResult::Follows(Rejoined::Followed)),
+                Ok(Repointed::Diverged) | Err(RejoinError::Standby(StandbyError::NotInRecovery)) => {}
+                Err(error) => return Err(unknown(error)),
+            }
+            self.stop_for_rejoin(&postmaster).await?;
+        }
+        let request = RejoinRequest {
+            source,
+            system_identifier: self.system,
+            clients: Clients::LetIn,
+            from: How::Follow,
+            may_rewind: true,
+            may_rebuild: true,
+            restore_target_wal: false,
+        };
+        let fresh = unique("d", DATA_BYTES).map_err(failed)?;
+        let launcher = Launcher::new(&self.server, self.ticket);
+        let note = |progress| tracing::info!(?progress, "rejoining");
+        let done = pg::rejoin(instance, &launcher, &request, &note, self.deadline).await.map_err(unknown)?;
+        self.server.set_clients(Clients::LetIn);
+        let diverged = done.diverged.map(|diverged| diverged.bytes);
+        let data = DataIncarnation(fresh);
+        Ok(TaskResult::Follows(match done.how {
+            How::Follow => Rejoined::Followed,
+            How::Rewind => Rejoined::Rewound { diverged_bytes: diverged.unwrap_or(0), data },
+            How::Rebuild => Rejoined::Rebuilt { diverged_bytes: diverged, data },
+        }))
+    }
+
+    /// A standby that cannot follow as it is acknowledges nothing, so how it is ended matters to nobody.
+    async fn stop_for_rejoin(&self, postmaster: &pg::Postmaster) -> Result<(), Trouble> {
+        self.server.expect_end();
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let plan = FencePlan { budget: left, mode: FenceMode::Hard };
+        let proof = pg::fence(&self.server.instance, Some(postmaster), plan).await.map_err(unknown)?;
+        pg::quiet(&self.server.instance, &proof, self.deadline).await.map_err(unknown)?;
+        self.server.ended();
+        Ok(())
+    }
+}
+
+fn stands(position: &pg::Position) -> Position {
+    Position { timeline: position.timeline, have: position.end, replayed: position.replayed }
+}
