@@ -1,4 +1,5 @@
 //! The leash as a real process: what ends an instance, and what does not.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::io::Write;
 use std::path::Path;

@@ -136,7 +136,7 @@ fn serve(path: &Path, inbox: &Receiver<Job>) {
             std::process::abort();
         }
         for job in jobs {
-            let said = result.as_ref().map(|()| ()).map_err(|failure| NotWritten(failure.copy()));
+            let said = result.as_ref().copied().map_err(|failure| NotWritten(failure.copy()));
             // Whoever asked may have stopped waiting.
             let _ = job.answer.send(said);
         }
