@@ -58,6 +58,7 @@ impl Network {
         let port = format!("mlab{}v{n}", self.tag);
         self.namespaces.push(name.clone());
         std::fs::write(ground.dir().join("namespaces"), self.namespaces.join("\n") + "\n")?;
+        run(command("ip", ["link", "del", &port]), SOON).await?;
         run(command("ip", ["netns", "del", &name]), SOON).await?;
         ip(&["netns", "add", &name]).await?;
         ip(&["link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &name]).await?;

@@ -37,7 +37,11 @@ while [ $tries -lt 100 ]; do
     sleep 0.05
 done
 if [ -f "$lab/namespaces" ]; then
-    while read -r name; do ip netns del "$name" 2>/dev/null; done <"$lab/namespaces"
+    # The kernel takes a namespace apart later, and its link with it; the next lab may want the same name at once.
+    while read -r name; do
+        ip link del "${name%-*}v${name##*-}" 2>/dev/null
+        ip netns del "$name" 2>/dev/null
+    done <"$lab/namespaces"
     read -r bridge <"$lab/bridge" && ip link del "$bridge" 2>/dev/null
 fi
 if [ "$what" = data ] && [ -d "$lab/log" ]; then
