@@ -252,3 +252,95 @@ async fn a_standby_is_frozen_promoted_and_followed() {
     assert_eq!(b.psql("SELECT count(*) FROM t").unwrap(), "2");
     let _ = SOON;
 }
+
+/// Processor time of a process so far, and the memory that it has for itself, in KiB.
+fn cost(pid: u32) -> (Duration, u64) {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+    let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+    (Duration::from_millis(ticks * 10), pss.split_whitespace().next().unwrap().parse().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_guard_costs_little() {
+    let world = World::new().await;
+    let a = primary(&world).await;
+    let pid = a.guard.lock().unwrap().as_ref().unwrap().id();
+    let (before, _) = cost(pid);
+    let span = Duration::from_secs(4);
+    tokio::time::sleep(span).await;
+    let (after, pss) = cost(pid);
+    let share = (after - before).as_secs_f64() / span.as_secs_f64() * 100.0;
+    println!("FIGURE idle guard of a primary: {share:.1} % of a core, {pss} KiB PSS");
+    // Unoptimised builds share the machine with others: only what would be a fault is refused.
+    assert!(share < 15.0 && pss < 60_000, "{share} % {pss} KiB");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_server_is_seen_to_hang_and_the_fence_does_not_need_its_answer() {
+    let world = World::new().await;
+    let a = primary(&world).await;
+    let lease = world.status(&a).unwrap().lease.unwrap().term;
+    let pids: Vec<String> = a.processes().iter().map(ToString::to_string).collect();
+    assert!(Command::new("kill").arg("-STOP").args(&pids).status().unwrap().success());
+    world
+        .until(&a, "every process stopped -> unresponsive", |s| s.process == ProcessState::Unresponsive)
+        .await;
+    let late = |s: &mesh_proto::evidence::GuardStatus| matches!(s.write_probe, WriteProbe::Late { waiting } if waiting.0 >= 500);
+    world.until(&a, "every process stopped -> write probe 500 ms late", late).await;
+    let fenced = world.order(&a, Effect::Fence { instance: a.name.clone(), term: lease }).await;
+    assert!(matches!(fenced, Outcome::Done(Finding::Fenced(_))), "{fenced:?}");
+    a.dead_within(Duration::from_secs(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_is_said_and_nothing_is_changed() {
+    let world = World::new().await;
+    let a = world.instance("pg-a", None);
+    let said = |change: &dyn Fn(&str) -> String| {
+        let file = a.home.join("mesh.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        let other = a.home.join("other.toml");
+        std::fs::write(&other, change(&text)).unwrap();
+        let mut command = Command::new(support::MESH);
+        command.args(["guard", "--config"]).arg(&other).args(["--instance", "pg-a"]);
+        let output = support::as_database_user(&mut command).output().unwrap();
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let bin = support::bin_dir().display().to_string();
+    let text = said(&|text| text.replace(&bin, "/usr/bin"));
+    assert!(text.contains("there is no postgres in /usr/bin") && text.contains("other.toml:"), "{text}");
+    let text = said(&|text| text.replace("/guard-pg-a.crt", "/ca.crt"));
+    assert!(text.contains("mesh ca issue"), "{text}");
+    let text = said(&|text| {
+        text.replace(&format!("\ndata_dir = \"{}", a.data().display()), "\ndata_dir = \"/nowhere/data")
+    });
+    assert!(text.contains("/nowhere/data") && text.contains("check `data_dir`"), "{text}");
+    a.start_by_hand();
+    a.start_guard();
+    world.until(&a, "observes", |s| s.process == ProcessState::Primary).await;
+    let text = said(&|text| text.to_owned());
+    assert!(text.contains("cannot listen") || text.contains("another guard"), "{text}");
+    let moved = |text: &str| {
+        text.replace(
+            &format!("guard_listen = \"127.0.0.1:{}\"", a.guard_port),
+            &format!("guard_listen = \"127.0.0.1:{}\"", support::port()),
+        )
+    };
+    let text = said(&moved);
+    assert!(text.contains("another guard (process "), "{text}");
+    let text = said(&|text| {
+        moved(text)
+            .replace(&format!("{}/guard\"", a.home.display()), &format!("{}/guard2\"", a.home.display()))
+    });
+    assert!(text.contains("another guard already guards"), "{text}");
+    // An observing guard that ends takes nothing along.
+    a.signal_guard("-TERM");
+    assert_eq!(a.wait_guard(), Some(0), "{}", a.log());
+    a.psql("SELECT 1").expect("it was only observed");
+    let data = a.data().display().to_string();
+    support::run(&support::bin_dir().join("pg_ctl"), &["-D", &data, "-m", "fast", "-w", "stop"]);
+}

@@ -19,20 +19,17 @@ use super::eyes::Eyes;
 use super::fencer::{self, Fence};
 use super::files::{StateDir, write_state};
 use super::hands;
+use super::keeper::Keeper;
 use super::server::Server;
 use super::voters::Ask;
 use super::{GuardError, host, priority};
 use crate::clock::{Clock, Reading};
-use crate::leash::{Duty, Leash, Target};
+use crate::leash::Duty;
 
 /// The longest sleep, whatever the core says: the clock of a sleep stands still while the host is suspended.
 const SLEEP_MAX: Duration = Duration::from_millis(250);
-/// A leash that has not acted on a word for this long was stopped.
-const LEASH_LAG: Duration = Duration::from_secs(1);
 /// How long a result waits for the look that follows it: a look has a deadline of its own, a little shorter.
 const SETTLE_WITHIN: Duration = Duration::from_millis(600);
-/// A leash that ends sooner than this after its start is not replaced at once: the fault is not the leash's.
-const LEASH_PAUSE: Duration = Duration::from_millis(200);
 /// How long a fence for a stop may take before the guard gives up and leaves the rest to the leash.
 const STOP_WITHIN: Duration = Duration::from_secs(60);
 
@@ -163,7 +160,6 @@ struct Loop {
     clock: Clock,
     dir: StateDir,
     server: Arc<Server>,
-    inputs: Sender<Input>,
     asks: mpsc::Sender<Ask>,
     fences: Sender<Fence>,
     orders: mpsc::UnboundedSender<hands::Order>,
@@ -171,13 +167,7 @@ struct Loop {
     waiting: HashMap<u64, oneshot::Sender<Outcome>>,
     next_order: u64,
     system: Option<u64>,
-    leash: Arc<Leash>,
-    leash_number: u64,
-    duty: Duty,
-    told: u64,
-    leash_started: Instant,
-    leash_ended: bool,
-    lagging: Option<Instant>,
+    leash: Keeper,
     stopping: Option<Instant>,
     held: Option<LeaseTerm>,
     /// A result that waits for the look after it.
@@ -199,13 +189,12 @@ impl Loop {
                 server.downgrade(why);
             }
         }
-        let leash = start_leash(&server, &inputs, 1)?;
+        let leash = Keeper::start(&server, &inputs)?;
         Ok(Self {
             guard,
             clock,
             dir,
             server,
-            inputs,
             asks,
             fences,
             orders,
@@ -214,12 +203,6 @@ impl Loop {
             next_order: 1,
             system: None,
             leash,
-            leash_number: 1,
-            duty: Duty::Idle,
-            told: 0,
-            leash_started: Instant::now(),
-            leash_ended: false,
-            lagging: None,
             stopping: None,
             held: None,
             unsettled: None,
@@ -239,9 +222,9 @@ impl Loop {
             }
             self.say_lease(now);
             self.server.set_pace(self.guard.opened().is_some(), self.guard.timing().probe);
-            self.watch_leash();
+            self.leash.watch();
             if self.guard.is_down() {
-                self.tell_leash(Duty::Idle);
+                self.leash.tell(Duty::Idle);
                 return Ok(());
             }
             if self.stopping.is_some_and(|since| since.elapsed() > STOP_WITHIN) {
@@ -302,13 +285,7 @@ impl Loop {
             }
             Input::Persisted(version) => self.guard.handle_persisted(now, version),
             Input::PersistFailed => self.guard.handle_persist_failed(now),
-            Input::LeashEnded(number) => {
-                if number == self.leash_number {
-                    tracing::error!("the leash ended; starting another one");
-                    self.leash_ended = true;
-                    self.watch_leash();
-                }
-            }
+            Input::LeashEnded(number) => self.leash.ended(number),
             Input::Stop => {
                 self.stopping.get_or_insert_with(Instant::now);
                 self.guard.handle_stop(now);
@@ -326,7 +303,7 @@ impl Loop {
 
     fn act(&mut self, now: Moment, action: Action) {
         match action {
-            Action::Leash(duty) => self.tell_leash(match duty {
+            Action::Leash(duty) => self.leash.tell(match duty {
                 LeashDuty::Off => Duty::Idle,
                 LeashDuty::Bound => Duty::Bound,
                 LeashDuty::Until(at) => Duty::Until(Reading::now().after(at.since(now))),
@@ -362,13 +339,13 @@ impl Loop {
             // First the fence, then the end of what runs beside it: the fence waits for nothing.
             if self.fences.send(Fence { job, hard, budget: left }).is_err() {
                 tracing::error!("the fence thread is gone; the leash takes over");
-                self.tell_leash(Duty::Now);
+                self.leash.tell(Duty::Now);
             }
             self.order(hands::Order::End);
             return;
         }
         tracing::info!(task = task.words(), "begun");
-        let leash = (Arc::clone(&self.leash), self.told);
+        let leash = self.leash.current();
         let (data, system) = (self.guard.state().data.clone(), self.guard.state().system_id.or(self.system));
         self.order(hands::Order::Do { job, task, deadline: Instant::now() + left, data, system, leash });
     }
@@ -389,69 +366,4 @@ impl Loop {
             self.held = held;
         }
     }
-
-    fn tell_leash(&mut self, duty: Duty) {
-        self.duty = duty;
-        match self.leash.feed(duty) {
-            Ok(number) => self.told = number,
-            Err(error) => {
-                tracing::error!(%error, "starting another leash");
-                self.leash_ended = true;
-                self.watch_leash();
-            }
-        }
-    }
-
-    /// A leash that was stopped does not end, so it is watched for lag.
-    fn watch_leash(&mut self) {
-        if self.leash_ended {
-            if self.leash_started.elapsed() > LEASH_PAUSE {
-                self.replace_leash();
-            }
-            return;
-        }
-        if self.leash.lag() == 0 {
-            self.lagging = None;
-            return;
-        }
-        let since = *self.lagging.get_or_insert_with(Instant::now);
-        if since.elapsed() > LEASH_LAG {
-            tracing::error!(pid = self.leash.pid(), "the leash does not answer; starting another one");
-            self.replace_leash();
-        }
-    }
-
-    fn replace_leash(&mut self) {
-        self.leash_number += 1;
-        self.lagging = None;
-        self.leash_started = Instant::now();
-        self.leash_ended = false;
-        match start_leash(&self.server, &self.inputs, self.leash_number) {
-            Ok(leash) => {
-                self.leash = leash;
-                match self.leash.feed(self.duty) {
-                    Ok(number) => self.told = number,
-                    Err(error) => {
-                        tracing::error!(%error, "the new leash does not listen");
-                        self.leash_ended = true;
-                    }
-                }
-            }
-            // Counted as lag, so that it is tried again; the guard itself still fences.
-            Err(error) => {
-                tracing::error!(%error, "no leash: a guard that is killed or stopped now fences nothing")
-            }
-        }
-    }
-}
-
-fn start_leash(server: &Server, inputs: &Sender<Input>, number: u64) -> Result<Arc<Leash>, GuardError> {
-    let cgroup = server.instance.settings().cgroup.clone();
-    let target = Target { data_dir: server.instance.data_dir().to_owned(), cgroup };
-    let inputs = inputs.clone();
-    let leash = Leash::start(&target, move || {
-        // A driver that is gone needs no leash any more.
-        let _ = inputs.send(Input::LeashEnded(number));
-    })?;
-    Ok(Arc::new(leash))
 }

@@ -15,6 +15,7 @@ mod eyes;
 mod fencer;
 mod files;
 mod hands;
+mod keeper;
 mod priority;
 mod server;
 mod service;

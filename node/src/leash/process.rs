@@ -32,6 +32,8 @@ const GONE_WITHIN: Duration = Duration::from_secs(10);
 const SIGNAL_WITHIN: Duration = Duration::from_millis(500);
 /// How often the leash looks for processes that started, or that are not gone yet.
 const LOOK_AGAIN: u64 = 50_000_000;
+/// How long the last lines may take.
+const LAST_WORDS: Duration = Duration::from_millis(200);
 /// What the command line looks like when somebody else starts it.
 const NOT_FOR_PEOPLE: &str = "mesh leash is started by mesh guard and by nobody else; nothing was done";
 
@@ -59,9 +61,42 @@ fn arguments(words: &[OsString]) -> Option<(i32, PathBuf, Option<PathBuf>)> {
     (rest.len() <= 1).then(|| (guard, PathBuf::from(data_dir), rest.first().map(PathBuf::from)))
 }
 
-/// Nobody is left to hear when standard error is gone.
+/// For the way in and out, when nothing depends on how long standard error takes.
 fn say(line: &str) {
+    // Nobody is left to hear when standard error is gone.
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Says what the leash does, without ever waiting for whoever reads it: a full pipe must not stop the killing.
+struct Voice {
+    lines: std::sync::mpsc::SyncSender<String>,
+    spoken: std::sync::mpsc::Receiver<()>,
+}
+
+impl Voice {
+    fn start() -> io::Result<Self> {
+        let (lines, inbox) = std::sync::mpsc::sync_channel::<String>(64);
+        let (done, spoken) = std::sync::mpsc::channel();
+        std::thread::Builder::new().name("voice".to_owned()).spawn(move || {
+            for line in inbox {
+                say(&line);
+            }
+            // The leash is at its end; it may not wait any more.
+            let _ = done.send(());
+        })?;
+        Ok(Self { lines, spoken })
+    }
+
+    fn say(&self, line: String) {
+        // A line that finds the queue full is lost; the journal was stuck long before.
+        let _ = self.lines.try_send(line);
+    }
+
+    /// Gives the last lines a moment.
+    fn end(self) {
+        drop(self.lines);
+        let _ = self.spoken.recv_timeout(LAST_WORDS);
+    }
 }
 
 struct Watch {
@@ -74,6 +109,7 @@ struct Watch {
     /// It killed, and has not left `standby.signal` behind yet.
     killed: bool,
     from_guard: io::Stdin,
+    voice: Voice,
     // Its signal handlers live as long as it does.
     _runtime: tokio::runtime::Runtime,
 }
@@ -99,6 +135,7 @@ impl Watch {
             ended: false,
             killed: false,
             from_guard: io::stdin(),
+            voice: Voice::start()?,
             _runtime: runtime,
         })
     }
@@ -113,6 +150,7 @@ impl Watch {
                     Duty::Idle => {}
                     Duty::Bound | Duty::Until(_) | Duty::Now => self.last_duty(),
                 }
+                self.voice.end();
                 return Ok(());
             }
             match self.duty {
@@ -203,14 +241,14 @@ impl Watch {
                 Ok(report) => {
                     if !report.killed.is_empty() {
                         let (dir, count) = (self.tree.dir().display(), report.killed.len());
-                        say(&format!("leash: killed {count} processes of {dir}: {why}"));
+                        self.voice.say(format!("leash: killed {count} processes of {dir}: {why}"));
                     }
                     self.killed |= !self.ended || !report.killed.is_empty();
                     self.ended = true;
                     return;
                 }
                 Err(error) => {
-                    say(&format!("leash: {error}"));
+                    self.voice.say(format!("leash: {error}"));
                     std::thread::sleep(KILL_PAUSE);
                 }
             }
@@ -239,8 +277,10 @@ impl Watch {
             Err(error) => Err(error),
         };
         match result {
-            Ok(()) => say(&format!("leash: {shown} is quiet; it comes up as a standby")),
-            Err(error) => say(&format!("leash: standby.signal of {shown} could not be written: {error}")),
+            Ok(()) => self.voice.say(format!("leash: {shown} is quiet; it comes up as a standby")),
+            Err(error) => {
+                self.voice.say(format!("leash: standby.signal of {shown} could not be written: {error}"))
+            }
         }
     }
 }
