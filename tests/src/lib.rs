@@ -2,3 +2,4 @@
 //! crate, and no crate may see it.
 
 pub mod lab;
+pub mod sim;

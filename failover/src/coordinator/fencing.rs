@@ -3,6 +3,7 @@
 
 use mesh_proto::command::Command;
 use mesh_proto::effect::{Effect, Finding, Outcome, Refusal};
+use mesh_proto::evidence::{GuardStatus, ProcessState};
 use mesh_proto::lease::{Expiry, Proof, Receipt};
 use mesh_proto::run::{Run, RunKind, Signal, StuckCause};
 use mesh_proto::{Lsn, Millis};
@@ -66,7 +67,7 @@ impl Driver {
             (None, None) => return HandOver::Step(self.start(group, run, &[stop])),
             (None, Some(None)) => {
                 // The lease cannot outlive the pledges; when it must be over, so is the hand-over.
-                let over = self.in_phase(context) > group.timing.lease.plus(group.largest_fence);
+                let over = self.in_phase(context, run) > group.timing.lease.plus(group.largest_fence);
                 return if over { HandOver::Lost } else { HandOver::Step(Step::Rest) };
             }
             (None, Some(Some(Outcome::Refused { detail, .. }))) => {
@@ -99,7 +100,7 @@ impl Driver {
         }
         match self.standing(run, &wanted) {
             Standing::Begin(steps) => Step::Go(vec![self.begin(group, run.id, steps)]),
-            Standing::Running if self.in_phase(context) > Millis(10_000) => {
+            Standing::Running if self.in_phase(context, run) > Millis(10_000) => {
                 let why = format!("{target} did not confirm that it has everything");
                 Step::Go(vec![signal(group, run, Signal::PrimaryReturned, &why)])
             }
@@ -136,7 +137,7 @@ impl Driver {
                 && step.outcome.is_none()
         });
         // A standby that does not answer its freeze must not hold up the others for longer than a fence may take.
-        if waiting && self.in_phase(context) < group.timing.fence {
+        if waiting && self.in_phase(context, run) < group.timing.fence {
             return Step::Rest;
         }
         if !self.pledged(context) {
@@ -177,15 +178,20 @@ impl Driver {
     fn wanted(&self, context: &Context<'_>, group: &Group, run: &Run) -> Vec<Effect> {
         let fresh = group.timing.fresh;
         let mut wanted = Vec::new();
+        // Starting a stopped server takes longer than comparing running ones: only where nobody runs.
+        let running = group.spec.instances.iter().any(|spec| {
+            spec.name != run.ending_instance
+                && context
+                    .heard
+                    .fresh_guard(context.now, &group.spec.group, &spec.name, fresh)
+                    .is_some_and(|s| s.process == ProcessState::Standby)
+        });
         for spec in group.spec.instances.iter().filter(|i| i.name != run.ending_instance && i.priority > 0) {
             if context.mutants.has(Mutant::NoFreeze) {
                 break;
             }
-            let there = context
-                .heard
-                .fresh_guard(context.now, &group.spec.group, &spec.name, fresh)
-                .is_some_and(|s| s.process == mesh_proto::evidence::ProcessState::Standby);
-            if there {
+            let status = context.heard.fresh_guard(context.now, &group.spec.group, &spec.name, fresh);
+            if status.is_some_and(|s| s.process == ProcessState::Standby || (!running && startable(s))) {
                 wanted.push(Effect::Freeze { instance: spec.name.clone(), generation: group.generation });
             }
         }
@@ -205,7 +211,7 @@ impl Driver {
         rejected: &[(mesh_proto::InstanceName, String)],
     ) -> Step {
         // Give standbys that just came up a moment to be frozen before concluding that there is nobody.
-        if self.in_phase(context) < group.timing.fence {
+        if self.in_phase(context, run) < group.timing.fence {
             return Step::Rest;
         }
         let mut why: Vec<_> = rejected.iter().map(|(name, why)| format!("{name} {why}")).collect();
@@ -233,6 +239,13 @@ impl Driver {
             Standing::Running | Standing::Done | Standing::Failed(_) => Step::Rest,
         }
     }
+}
+
+/// Whether a server that does not run could be started, frozen, to be compared.
+pub(super) fn startable(status: &GuardStatus) -> bool {
+    matches!(status.process, ProcessState::Stopped | ProcessState::Died)
+        && status.data.is_some()
+        && status.trouble.is_none()
 }
 
 enum HandOver {

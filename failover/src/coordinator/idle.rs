@@ -204,7 +204,9 @@ impl Driver {
                     signal_for(group, *run, if serves { Signal::RetryRoutes } else { Signal::Retry }, why)
                 }
                 Request::Rejoin(instance) => {
-                    self.backoff.remove(&format!("instance {instance}"));
+                    if let Some(backoff) = self.backoff.get_mut(&format!("instance {instance}")) {
+                        backoff.until = context.now;
+                    }
                     None
                 }
             };

@@ -142,13 +142,24 @@ struct Driver {
     /// Steps not to be sent again before this moment.
     not_before: BTreeMap<StepRef, Moment>,
     /// Repairs not to be tried again before this moment, with how often they failed.
-    backoff: BTreeMap<String, (Moment, u32)>,
+    backoff: BTreeMap<String, Backoff>,
     /// When this leader saw the hold-down first.
     hold_down: Option<(RunId, Moment)>,
     /// When this leader applied the pause.
     pause: Option<(u64, Moment)>,
     /// The lease this leader saw granted last, and when: a guard gets time to acquire it.
     lease_seen: Option<(LeaseTerm, Moment)>,
+}
+
+/// A repair that ended, as far as the next one of the same target depends on it.
+#[derive(Debug, Clone, Copy)]
+struct Backoff {
+    /// The repair that was noted last.
+    repair: u64,
+    /// Not again before this.
+    until: Moment,
+    /// How many ended in a row without making it well.
+    ended: u32,
 }
 
 #[derive(Debug, Clone, Copy)]

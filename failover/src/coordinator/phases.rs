@@ -74,9 +74,14 @@ impl Driver {
         }
     }
 
-    /// How long this leader has seen the run in its phase.
-    pub(super) fn in_phase(&self, context: &Context<'_>) -> mesh_proto::Millis {
-        self.phase.map_or(mesh_proto::Millis::ZERO, |(.., since)| context.now.since(since))
+    /// How long this leader has seen the run in its phase; nothing for a phase that is only speculated.
+    pub(super) fn in_phase(&self, context: &Context<'_>, run: &Run) -> mesh_proto::Millis {
+        match self.phase {
+            Some((id, phase, nth, since)) if (id, phase, nth) == (run.id, run.phase, run.entered.len()) => {
+                context.now.since(since)
+            }
+            Some(_) | None => mesh_proto::Millis::ZERO,
+        }
     }
 
     /// Whether a majority has pledged durably, as counted by this leader.
@@ -111,7 +116,7 @@ impl Driver {
     fn preparing(&mut self, context: &Context<'_>, state: &MeshState, group: &Group, run: &Run) -> Step {
         // Nothing is pledged yet, so a planned run never stands in the way of a failover.
         let gone = self.judgement(context, state, group).verdict == Verdict::Down;
-        if gone || self.silent(context, group, &run.plan.from) {
+        if gone || self.silent(context, group, run, &run.plan.from) {
             let why = format!("{} was lost while the switchover was prepared", run.plan.from);
             return Step::Go(vec![signal(group, run, Signal::StepFailed, &why)]);
         }
@@ -176,7 +181,7 @@ impl Driver {
         // A candidate that returned after it was given up needs a new lease number first.
         if group.takeover.is_some() {
             return match self.grant_again(context, group, run, "the candidate returned") {
-                Step::Rest if self.never_again(context, group) => self.promotion_failed(
+                Step::Rest if self.never_again(context, group, run) => self.promotion_failed(
                     group,
                     run,
                     "the candidate was lost again before it got a new lease",
@@ -192,7 +197,7 @@ impl Driver {
         }];
         match self.standing(run, &wanted) {
             Standing::Begin(steps) => Step::Go(vec![self.begin(group, run.id, steps)]),
-            Standing::Running if self.silent(context, group, &primary.instance) => {
+            Standing::Running if self.silent(context, group, run, &primary.instance) => {
                 let why = format!("{} fell silent while it was promoted", primary.instance);
                 self.promotion_failed(group, run, &why)
             }
@@ -236,11 +241,13 @@ impl Driver {
             Standing::Begin(steps) => {
                 let steps = steps
                     .into_iter()
-                    .filter(|s| s.attempt == 1 || !self.recently(context))
+                    .filter(|s| s.attempt == 1 || !self.recently(context, run))
                     .collect::<Vec<_>>();
                 if steps.is_empty() { Step::Rest } else { Step::Go(vec![self.begin(group, run.id, steps)]) }
             }
-            Standing::Running if self.in_phase(context) > ROUTES_DEADLINE => failed("not done within 10 s"),
+            Standing::Running if self.in_phase(context, run) > ROUTES_DEADLINE => {
+                failed("not done within 10 s")
+            }
             Standing::Running => Step::Rest,
             Standing::Done => Step::Go(vec![signal(group, run, Signal::StepsDone, "done")]),
             Standing::Failed(why) => failed(&why),
@@ -248,8 +255,8 @@ impl Driver {
     }
 
     /// Whether the phase is so young that a failed step should not be repeated yet.
-    fn recently(&self, context: &Context<'_>) -> bool {
-        self.in_phase(context) < super::RESEND
+    fn recently(&self, context: &Context<'_>, run: &Run) -> bool {
+        self.in_phase(context, run) < super::RESEND
     }
 
     fn reopening(&mut self, context: &Context<'_>, group: &Group, run: &Run) -> Step {
@@ -261,7 +268,7 @@ impl Driver {
         };
         if group.takeover.is_some() {
             return match self.grant_again(context, group, run, "the run ends without a change of primary") {
-                Step::Rest if self.never_again(context, group) => {
+                Step::Rest if self.never_again(context, group, run) => {
                     failed("the primary was lost again before it got a new lease")
                 }
                 step => step,
@@ -275,7 +282,7 @@ impl Driver {
         }];
         match self.standing(run, &wanted) {
             Standing::Begin(steps) => Step::Go(vec![self.begin(group, run.id, steps)]),
-            Standing::Running if self.silent(context, group, &primary.instance) => {
+            Standing::Running if self.silent(context, group, run, &primary.instance) => {
                 failed("the primary fell silent")
             }
             Standing::Running if another_life(context, group) => {
@@ -290,18 +297,18 @@ impl Driver {
     }
 
     /// Whether a guard has not been heard for so long, in this phase too, that it is not waited for any longer.
-    fn silent(&self, context: &Context<'_>, group: &Group, instance: &InstanceName) -> bool {
+    fn silent(&self, context: &Context<'_>, group: &Group, run: &Run, instance: &InstanceName) -> bool {
         let patience = group.timing.lease.plus(group.timing.leave_site_after);
         let heard = context.heard.guard(&group.spec.group, instance);
-        self.in_phase(context) > patience && heard.is_none_or(|guard| guard.age(context.now) > patience)
+        self.in_phase(context, run) > patience && heard.is_none_or(|guard| guard.age(context.now) > patience)
     }
 
     /// Whether a primary that was to get a new lease does not come for it: it fell silent, or its data is not the
     /// epoch's any more, or the proof that another life of its guard needs takes longer than the proof can take.
-    fn never_again(&self, context: &Context<'_>, group: &Group) -> bool {
+    fn never_again(&self, context: &Context<'_>, group: &Group, run: &Run) -> bool {
         let Some(primary) = &group.primary else { return false };
         let longest = CLOCK_BOUNDS.stretch(group.timing.lease).plus(group.largest_fence).times(3);
-        self.silent(context, group, &primary.instance) || self.in_phase(context) > longest
+        self.silent(context, group, run, &primary.instance) || self.in_phase(context, run) > longest
     }
 
     /// The exit of an open takeover (PROTOCOL, Taking over 6): the same instance under the next lease number.
@@ -336,7 +343,7 @@ impl Driver {
     }
 
     fn stuck(&mut self, context: &Context<'_>, group: &Group, run: &Run) -> Step {
-        if self.in_phase(context) < STUCK_RETRY {
+        if self.in_phase(context, run) < STUCK_RETRY {
             return Step::Rest;
         }
         let Some((cause, _)) = &run.stuck else { return Step::Rest };
@@ -353,9 +360,17 @@ impl Driver {
                     };
                     return Step::Go(vec![signal(group, run, signal_kind, "the primary's guard is back")]);
                 }
+                let startable = |instance: &InstanceName| {
+                    *instance != run.ending_instance
+                        && context
+                            .heard
+                            .fresh_guard(context.now, &group.spec.group, instance, group.timing.fresh)
+                            .is_some_and(super::fencing::startable)
+                };
                 let somebody =
                     assess(context.now, group, context.heard, run.plan.accept_lag).into_iter().any(|s| {
-                        s.rejected.is_none() && run.plan.site.as_ref().is_none_or(|site| *site == s.site)
+                        (s.rejected.is_none() || startable(&s.instance))
+                            && run.plan.site.as_ref().is_none_or(|site| *site == s.site)
                     });
                 if somebody && run.takeovers < TAKEOVERS_MAX {
                     return Step::Go(vec![signal(

@@ -3,12 +3,12 @@
 //! A repair never delays a failover.
 
 use mesh_proto::command::Command;
-use mesh_proto::effect::{Effect, Outcome, Target};
+use mesh_proto::effect::{Effect, Target};
 use mesh_proto::evidence::{GuardStatus, ProcessState};
 use mesh_proto::{InstanceName, Millis};
 
 use super::decide::Step;
-use super::{Context, Driver};
+use super::{Backoff, Context, Driver};
 use crate::plan::holds;
 use crate::state::Group;
 
@@ -33,14 +33,17 @@ impl Driver {
         if status.process != ProcessState::Primary {
             return Step::Rest;
         }
-        self.note_failures(context, group);
+        self.note_ended(context, group);
         for spec in group.spec.instances.iter().filter(|i| i.name != primary.instance) {
             let Some(standby) = context.heard.fresh_guard(context.now, name, &spec.name, fresh) else {
                 continue;
             };
-            if follows(group, &primary.instance, standby)
-                || !self.may_try(context, group, &instance_key(&spec.name))
-            {
+            let key = instance_key(&spec.name);
+            if follows(group, &primary.instance, standby) {
+                self.note_well(&key);
+                continue;
+            }
+            if !self.may_try(context, group, &key) {
                 continue;
             }
             let Some(leader) = group.instance(&primary.instance) else { continue };
@@ -108,35 +111,28 @@ impl Driver {
             .repairs
             .iter()
             .any(|r| r.outcome.is_none() && r.epoch == group.epoch && target_key(&r.effect) == key);
-        !running && self.backoff.get(key).is_none_or(|(until, _)| *until <= context.now)
+        !running && self.backoff.get(key).is_none_or(|known| known.until <= context.now)
     }
 
-    /// Failed repairs are tried again, less and less often.
-    fn note_failures(&mut self, context: &Context<'_>, group: &Group) {
-        for repair in &group.repairs {
+    /// A repair that ended, well or not, and yet is wanted again, is tried less and less often.
+    fn note_ended(&mut self, context: &Context<'_>, group: &Group) {
+        for repair in group.repairs.iter().filter(|repair| repair.outcome.is_some()) {
             let key = target_key(&repair.effect);
-            match &repair.outcome {
-                Some(Outcome::Refused { .. } | Outcome::Unknown { .. }) => {
-                    let noted = format!("{key} #{}", repair.id);
-                    if self.backoff.contains_key(&noted) {
-                        continue;
-                    }
-                    let failures = self.backoff.get(&key).map_or(0, |(_, n)| *n) + 1;
-                    let pause = Millis(BACKOFF_FIRST.0 << failures.min(6).saturating_sub(1)).min(BACKOFF_MAX);
-                    self.backoff.insert(noted, (context.now, 0));
-                    self.backoff.insert(key, (context.now.after(pause), failures));
-                }
-                Some(Outcome::Done(_)) => {
-                    self.backoff.retain(|known, _| *known != key && !known.starts_with(&format!("{key} #")));
-                    // A repair that was done and yet is wanted again: not at once.
-                    let noted = format!("{key} done {}", repair.id);
-                    if !self.backoff.contains_key(&noted) {
-                        self.backoff.insert(noted, (context.now, 0));
-                        self.backoff.insert(key, (context.now.after(BACKOFF_FIRST), 0));
-                    }
-                }
-                None => {}
+            let known = self.backoff.get(&key).copied();
+            if known.is_some_and(|known| known.repair == repair.id) {
+                continue;
             }
+            let ended = known.map_or(0, |known| known.ended).saturating_add(1);
+            let pause = Millis(BACKOFF_FIRST.0 << ended.min(6).saturating_sub(1)).min(BACKOFF_MAX);
+            let until = context.now.after(pause);
+            self.backoff.insert(key, Backoff { repair: repair.id, until, ended });
+        }
+    }
+
+    /// It is as it should be: the next trouble is a new one.
+    fn note_well(&mut self, key: &str) {
+        if let Some(known) = self.backoff.get_mut(key) {
+            known.ended = 0;
         }
     }
 }

@@ -348,11 +348,15 @@ impl Guard {
         if self.holder.held(now).is_some() || self.state.rejoin.is_some() {
             return refuse(Refusal::NotApplicable, "the instance holds the lease, or is rejoining");
         }
-        if let Some(next) = self.unless_standby() {
+        // A stopped server still has all that it ever had: it is started, without a receiver, to be compared.
+        let stopped = matches!(self.process(), ProcessState::Stopped | ProcessState::Died);
+        if stopped {
+            self.keep_up = true;
+        } else if let Some(next) = self.unless_standby() {
             return next;
         }
         if self.state.frozen == Some(generation) {
-            return Next::Begin(Task::Freeze { generation });
+            return if stopped { Next::Wait } else { Next::Begin(Task::Freeze { generation }) };
         }
         self.state.frozen = Some(generation);
         self.state.generation = generation;
@@ -366,6 +370,10 @@ impl Guard {
     }
 
     fn confirm_ordered(&self, at: Lsn) -> Next {
+        if self.state.rejoin.is_some() {
+            // It could not be promoted afterwards.
+            return refuse(Refusal::NotApplicable, "the instance is rejoining");
+        }
         self.unless_standby().unwrap_or(Next::Begin(Task::Confirm { at }))
     }
 
@@ -432,13 +440,16 @@ impl Guard {
     fn position_past(&self, at: Lsn) -> Option<Outcome> {
         let (_, facts) = self.facts.as_ref()?;
         let position = facts.position.filter(|position| position.have > at)?;
-        (facts.process == ProcessState::Standby).then(|| self.stands_at(position))
+        (facts.process == ProcessState::Standby && self.state.rejoin.is_none())
+            .then(|| self.stands_at(position))
     }
 
     fn verify_follows(&self, order: &Order, address: &str) -> Option<Outcome> {
         let (_, facts) = self.facts.as_ref()?;
         let receiving = facts.receiving.as_ref()?;
+        // Configured is not connected: a standby whose history differs never streams, and must be rewound.
         let follows = facts.process == ProcessState::Standby
+            && receiving.streaming
             && receiving.from.as_deref() == Some(address)
             && self.state.rejoin.is_none()
             && self.state.frozen.is_none();

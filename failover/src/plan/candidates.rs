@@ -1,6 +1,7 @@
 //! Who may become the primary. A total order with a stated reason for every rejection; first from what guards say while
 //! planning, then, decisively, from the positions at which the standbys were frozen.
 
+use mesh_proto::effect::{Effect, Finding, Outcome};
 use mesh_proto::evidence::{Position, ProcessState};
 use mesh_proto::{DataIncarnation, GuardIncarnation, InstanceName, Lsn, SiteName};
 
@@ -36,11 +37,29 @@ pub struct Candidate {
     pub system_id: u64,
 }
 
-/// The furthest position of the primary that anybody heard of, with its timeline.
+/// The furthest position of the primary that is known, with its timeline: as its guard last told this leader, or as the
+/// log has it from when the primary was opened. A leader that never heard the primary must not take a standby that was
+/// away during the whole epoch for a current one.
 #[must_use]
 pub fn primary_position(group: &Group, heard: &Observations) -> Option<Position> {
     let primary = group.primary.as_ref()?;
-    heard.guard(&group.spec.group, &primary.instance)?.said.position
+    let told = heard.guard(&group.spec.group, &primary.instance).and_then(|heard| heard.said.position);
+    [told, opened_at(group)].into_iter().flatten().max_by_key(|position| (position.timeline, position.have))
+}
+
+/// Where the primary of the current epoch began to write, if the log says so.
+fn opened_at(group: &Group) -> Option<Position> {
+    let primary = group.primary.as_ref()?;
+    let steps = group.history.iter().chain(&group.run).flat_map(|run| run.steps.values());
+    let opened = steps.filter_map(|step| match (&step.effect, &step.outcome) {
+        (Effect::Promote { instance, term, .. }, Some(Outcome::Done(Finding::Promoted { timeline, at })))
+            if *instance == primary.instance && term.epoch == group.epoch =>
+        {
+            Some(Position { timeline: *timeline, have: *at, replayed: *at })
+        }
+        _ => None,
+    });
+    opened.max_by_key(|position| (position.timeline, position.have))
 }
 
 /// Assesses every standby of the group, best first.

@@ -1,0 +1,92 @@
+//! `mesh-sim --seed N [--trace] [--mutant NAME]` replays one run of the simulator; `mesh-sim --seeds A..B` runs many;
+//! `mesh-sim --seed N --scenario crash --trace` shows one plain failover.
+
+use std::process::ExitCode;
+
+use mesh_tests::sim::mutant::Mutation;
+use mesh_tests::sim::scenario::{Scenario, play};
+use mesh_tests::sim::setup::Shape;
+use mesh_tests::sim::{Options, run};
+
+const USAGE: &str = "mesh-sim --seed N [--trace] [--mutant NAME] | --seeds A..B [--mutant NAME] \
+    [--keep-going] | --seed N --scenario crash|host-lost|switchover [--trace]";
+
+fn main() -> ExitCode {
+    let mut words = std::env::args().skip(1);
+    let (mut seeds, mut options, mut keep_going, mut scenario) = (None, Options::default(), false, None);
+    while let Some(word) = words.next() {
+        let known = match word.as_str() {
+            "--seed" => words.next().and_then(|n| n.parse::<u64>().ok()).map(|n| seeds = Some(n..n + 1)),
+            "--seeds" => words.next().and_then(|text| range(&text)).map(|found| seeds = Some(found)),
+            "--trace" => {
+                options.trace = true;
+                Some(())
+            }
+            "--scenario" => words.next().and_then(|name| {
+                scenario = Some(match name.as_str() {
+                    "crash" => Scenario::Crash,
+                    "host-lost" => Scenario::HostLost,
+                    "switchover" => Scenario::Switchover,
+                    _ => return None,
+                });
+                Some(())
+            }),
+            "--keep-going" => {
+                keep_going = true;
+                Some(())
+            }
+            "--mutant" => words.next().and_then(|name| {
+                let found = Mutation::ALL.iter().find(|(known, _)| *known == name)?;
+                options.mutation = Some(found.1);
+                Some(())
+            }),
+            _ => None,
+        };
+        if known.is_none() {
+            eprintln!("{word}: not understood\nusage: {USAGE}\nmutants:");
+            for (name, _) in Mutation::ALL {
+                eprintln!("  {name}");
+            }
+            return ExitCode::from(2);
+        }
+    }
+    let Some(seeds) = seeds else {
+        eprintln!("usage: {USAGE}");
+        return ExitCode::from(2);
+    };
+    if let Some(scenario) = scenario {
+        let seed = seeds.start;
+        let ending = play(seed, Shape::Three, scenario, seed as usize % 3, None, options.trace);
+        println!("{ending:?}");
+        return if ending.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
+    }
+    let (mut runs, mut promotions, mut switchovers, mut failures) = (0_u64, 0, 0, 0_u64);
+    for seed in seeds {
+        runs += 1;
+        match run(seed, options) {
+            Ok(summary) => {
+                promotions += summary.promotions;
+                switchovers += summary.switchovers;
+                if options.trace {
+                    println!("{summary:?}");
+                }
+            }
+            Err(failure) => {
+                failures += 1;
+                println!("{failure}");
+                if !keep_going {
+                    break;
+                }
+            }
+        }
+    }
+    println!(
+        "{runs} seeds, {promotions} promotions of which {switchovers} clean switchovers, {failures} failures"
+    );
+    if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn range(text: &str) -> Option<std::ops::Range<u64>> {
+    let (from, to) = text.split_once("..")?;
+    Some(from.parse().ok()?..to.parse().ok()?)
+}

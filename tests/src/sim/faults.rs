@@ -1,0 +1,350 @@
+//! What goes wrong, at random: processes and hosts die, stop, come back; disks hang or fill; the network is cut, in one
+//! direction or both, or loses; leaders change; operators ask for things at the wrong moment.
+
+use mesh_failover::coordinator::Request;
+use mesh_failover::plan::Wish;
+use mesh_proto::command::{Command, Entry};
+use mesh_proto::lease::StatusRef;
+use mesh_proto::run::{Actor, RunKind};
+use mesh_proto::{Millis, Wall};
+
+use super::clock::{Time, ms};
+use super::postgres::Processes;
+use super::world::{Event, World};
+
+/// How the faults of a run are drawn.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Plan {
+    /// Pause between two faults, in microseconds: least and most.
+    pub pause: (Time, Time),
+    /// Longest that a fault lasts.
+    pub lasts: Time,
+}
+
+/// The end of a fault.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Undo {
+    StartAgent(usize),
+    StartGuard(usize),
+    StartHost(usize),
+    Thaw(usize),
+    Continue(usize),
+    Unhang(usize),
+    Heal,
+    Disks(usize),
+    GuardDisk(usize),
+}
+
+impl World {
+    pub(super) fn fault(&mut self) {
+        if !self.faulty {
+            return;
+        }
+        let (low, high) = self.faults.pause;
+        let pause = self.rng.range(low, high);
+        self.after(pause, Event::Fault);
+        let lasts = self.rng.range(ms(50), self.faults.lasts);
+        let hosts = self.hosts.len();
+        let host = self.rng.below(hosts);
+        let instance = self.likely_primary();
+        match self.rng.below(22) {
+            0 | 1 => self.kill_postmaster(instance),
+            2 => self.stop_server(instance, lasts),
+            3 => self.hang_disk(instance, lasts),
+            4 => self.crash_agent(host, lasts),
+            5 => {
+                let leader = self.raft.leader.unwrap_or(host);
+                self.crash_agent(leader, lasts);
+            }
+            6 => {
+                let leader = self.raft.leader;
+                self.say(|| "an election for no reason".to_owned());
+                self.elect(leader);
+            }
+            7 => {
+                self.kill_guard(instance);
+                self.after(lasts, Event::Undo(Undo::StartGuard(instance)));
+            }
+            8 | 9 => self.crash_host(host, lasts),
+            10 => {
+                let host = self.host(instance);
+                self.crash_host(host, lasts);
+            }
+            11 | 12 => self.freeze_host(host, lasts),
+            13 | 14 => self.partition(lasts),
+            15 => {
+                let home = self.host(instance);
+                self.say(|| format!("host {home} is cut off"));
+                self.net.split(&[home], hosts);
+                self.after(lasts, Event::Undo(Undo::Heal));
+            }
+            16 => {
+                let other = self.rng.below(hosts);
+                self.say(|| format!("messages from {host} to {other} are lost"));
+                self.net.cut(host, other);
+                self.after(lasts, Event::Undo(Undo::Heal));
+            }
+            17 => {
+                self.net.loss = self.rng.range(20, 400);
+                self.net.twice = self.rng.range(0, 200);
+                let loss = self.net.loss;
+                self.say(|| format!("the network loses {loss} per mille"));
+                self.after(lasts, Event::Undo(Undo::Heal));
+            }
+            18 => self.slow_disks(host, instance, lasts),
+            19 | 20 => self.operator(),
+            _ => self.pause_or_resume(),
+        }
+    }
+
+    /// The primary more often than others.
+    fn likely_primary(&mut self) -> usize {
+        let primary = self.group().primary.as_ref().and_then(|p| self.setup.instance(&p.instance));
+        match primary {
+            Some(primary) if self.rng.chance(700) => primary,
+            Some(_) | None => self.rng.below(self.servers.len()),
+        }
+    }
+
+    pub(super) fn kill_postmaster(&mut self, instance: usize) {
+        let orphans = self.rng.chance(600);
+        let server = &mut self.servers[instance];
+        match server.processes {
+            Processes::Primary if orphans => {
+                // The postmaster only: its backends go on.
+                server.processes = Processes::Orphans;
+            }
+            Processes::Primary | Processes::Standby | Processes::Starting => server.kill(),
+            Processes::None | Processes::Orphans => return,
+        }
+        self.servers[instance].died = true;
+        self.say(|| format!("postmaster {instance} is killed"));
+        self.tell_facts(instance);
+    }
+
+    pub(super) fn stop_server(&mut self, instance: usize, lasts: Time) {
+        if self.servers[instance].processes == Processes::None {
+            return;
+        }
+        self.say(|| format!("every process of server {instance} is stopped"));
+        self.servers[instance].frozen = true;
+        self.after(lasts, Event::Undo(Undo::Continue(instance)));
+    }
+
+    fn hang_disk(&mut self, instance: usize, lasts: Time) {
+        self.say(|| format!("the disk of server {instance} hangs"));
+        self.servers[instance].hung = true;
+        self.after(lasts, Event::Undo(Undo::Unhang(instance)));
+    }
+
+    pub(super) fn crash_agent(&mut self, host: usize, lasts: Time) {
+        if self.hosts[host].up && self.agents[host].up {
+            self.kill_agent(host);
+            self.after(lasts, Event::Undo(Undo::StartAgent(host)));
+        }
+    }
+
+    pub(super) fn crash_host(&mut self, host: usize, lasts: Time) {
+        if !self.hosts[host].up {
+            return;
+        }
+        self.say(|| format!("host {host} dies"));
+        let it = &mut self.hosts[host];
+        it.up = false;
+        it.frozen = false;
+        it.deferred.clear();
+        it.boot += 1;
+        self.kill_agent(host);
+        for instance in 0..self.servers.len() {
+            if self.host(instance) == host {
+                self.kill_guard(instance);
+                self.servers[instance].kill();
+                self.servers[instance].died = false;
+                self.servers[instance].hung = false;
+            }
+        }
+        self.after(lasts, Event::Undo(Undo::StartHost(host)));
+    }
+
+    fn freeze_host(&mut self, host: usize, lasts: Time) {
+        if !self.hosts[host].up || self.hosts[host].frozen {
+            return;
+        }
+        self.say(|| format!("host {host} freezes"));
+        self.hosts[host].frozen = true;
+        self.after(lasts, Event::Undo(Undo::Thaw(host)));
+    }
+
+    /// Everything that was due on a frozen host happens now. The guard and its leash come first: on a real host that
+    /// takes a kernel-side deadline, and where there is none, status says so (PROTOCOL, The guard: thaw).
+    fn thaw(&mut self, host: usize) {
+        if !self.hosts[host].frozen {
+            return;
+        }
+        self.say(|| format!("host {host} thaws"));
+        self.hosts[host].frozen = false;
+        let deferred = std::mem::take(&mut self.hosts[host].deferred);
+        for instance in 0..self.servers.len() {
+            if self.host(instance) == host {
+                let now = self.clock(host);
+                let guard = &self.guards[instance];
+                let armed = guard.disk.as_ref().is_some_and(|disk| disk.armed);
+                if armed && (!guard.up || guard.guard.held(now).is_none()) {
+                    self.servers[instance].clients = false;
+                }
+                if self.guards[instance].up {
+                    self.poll_guard(instance);
+                }
+            }
+        }
+        for event in deferred {
+            self.after(0, event);
+        }
+    }
+
+    fn partition(&mut self, lasts: Time) {
+        let hosts = self.hosts.len();
+        let side: Vec<usize> = (0..hosts).filter(|_| self.rng.chance(500)).collect();
+        self.say(|| format!("hosts {side:?} are cut off from the others"));
+        self.net.split(&side, hosts);
+        self.after(lasts, Event::Undo(Undo::Heal));
+    }
+
+    fn slow_disks(&mut self, host: usize, instance: usize, lasts: Time) {
+        let full = self.rng.chance(400);
+        if self.rng.chance(600) {
+            self.say(|| format!("the voter's disk on {host} is {}", if full { "full" } else { "slow" }));
+            self.agents[host].disk_full = full;
+            self.agents[host].disk_delay = (ms(50), ms(900));
+            self.after(lasts, Event::Undo(Undo::Disks(host)));
+        } else {
+            self.say(|| format!("the disk of guard {instance} is {}", if full { "full" } else { "slow" }));
+            self.guards[instance].disk_full = full;
+            self.guards[instance].disk_delay = (ms(50), ms(900));
+            self.after(lasts, Event::Undo(Undo::GuardDisk(instance)));
+        }
+    }
+
+    /// Asks the leader for a run.
+    pub(super) fn ask(&mut self, kind: RunKind, site: Option<usize>, accept_lag: bool) {
+        let Some(leader) = self.raft.leader.filter(|leader| self.works(*leader)) else { return };
+        let wish = Wish {
+            kind,
+            site: site.map(|host| self.setup.hosts[host].1.clone()),
+            instance: None,
+            actor: Actor::Operator("ann".to_owned()),
+            reason: "because".to_owned(),
+            lost_for: None,
+            accept_lag,
+        };
+        self.say(|| format!("ann asks for a {kind} at {site:?}"));
+        let group = self.group_name().clone();
+        self.agents[leader].coordinator.request(&group, Request::Run(wish));
+    }
+
+    fn operator(&mut self) {
+        let Some(leader) = self.raft.leader.filter(|leader| self.works(*leader)) else { return };
+        let group = self.group_name().clone();
+        let run = self.group().active_run().map(|run| run.id);
+        let site = self.rng.chance(300).then(|| self.rng.below(self.hosts.len()));
+        match (self.rng.below(8), run) {
+            (0..=3, _) => self.ask(RunKind::Switchover, site, false),
+            (4, _) => {
+                let accept = self.rng.chance(500);
+                self.ask(RunKind::Failover, site, accept);
+            }
+            (5, Some(run)) => {
+                self.say(|| format!("ann aborts {run}"));
+                self.agents[leader].coordinator.request(&group, Request::Abort(run, "stop".to_owned()));
+            }
+            (6, Some(run)) => {
+                self.agents[leader].coordinator.request(&group, Request::Retry(run, "again".to_owned()));
+            }
+            (_, _) => {
+                if let Some((instance, _)) = self.rng.pick(&self.setup.instances) {
+                    self.agents[leader].coordinator.request(&group, Request::Rejoin(instance));
+                }
+            }
+        }
+    }
+
+    fn pause_or_resume(&mut self) {
+        let Some(leader) = self.raft.leader.filter(|leader| self.works(*leader)) else { return };
+        let group = self.group_name().clone();
+        if self.group().pause.is_some() {
+            self.say(|| "ann resumes".to_owned());
+            self.agents[leader].coordinator.request(&group, Request::Resume);
+            return;
+        }
+        let Some(primary) = self.group().primary.as_ref().map(|p| p.instance.clone()) else { return };
+        let heard = self.agents[leader].coordinator.heard.guard(&group, &primary);
+        let counted_from =
+            heard.map(|heard| StatusRef { guard: heard.said.guard.clone(), seq: heard.said.seq });
+        let length = Millis(self.rng.range(1_000, 9_000));
+        let command =
+            Command::Paused { group: group.clone(), length, counted_from, reason: "work".to_owned() };
+        let entry = Entry {
+            by: self.setup.hosts[leader].0.clone(),
+            actor: Actor::Operator("ann".to_owned()),
+            at: Wall(self.now / 1_000),
+            commands: vec![command],
+        };
+        let term = self.raft.term;
+        self.propose(leader, term, group, 0, entry);
+    }
+
+    pub(super) fn undo(&mut self, undo: Undo) {
+        match undo {
+            Undo::StartAgent(host) if self.hosts[host].up && !self.agents[host].up => self.start_agent(host),
+            Undo::StartGuard(at) if self.hosts[self.host(at)].up && !self.guards[at].up => {
+                self.start_guard(at);
+            }
+            Undo::StartHost(host) if !self.hosts[host].up => {
+                self.say(|| format!("host {host} boots"));
+                self.hosts[host].up = true;
+                self.start_agent(host);
+                for instance in 0..self.servers.len() {
+                    if self.host(instance) == host {
+                        self.start_guard(instance);
+                    }
+                }
+            }
+            Undo::StartAgent(_) | Undo::StartGuard(_) | Undo::StartHost(_) => {}
+            Undo::Thaw(host) => self.thaw(host),
+            Undo::Continue(instance) => self.servers[instance].frozen = false,
+            Undo::Unhang(instance) => self.servers[instance].hung = false,
+            Undo::Heal => {
+                self.say(|| "the network is well".to_owned());
+                self.net.heal();
+            }
+            Undo::Disks(host) => {
+                self.agents[host].disk_full = false;
+                self.agents[host].disk_delay = (ms(1), ms(8));
+            }
+            Undo::GuardDisk(instance) => {
+                self.guards[instance].disk_full = false;
+                self.guards[instance].disk_delay = (ms(1), ms(6));
+            }
+        }
+    }
+
+    /// Faults stop, and everything that was broken is mended.
+    pub(super) fn heal_everything(&mut self) {
+        self.say(|| "FAULTS STOP".to_owned());
+        self.faulty = false;
+        self.net.heal();
+        for host in 0..self.hosts.len() {
+            self.undo(Undo::Thaw(host));
+            self.undo(Undo::StartHost(host));
+            self.undo(Undo::StartAgent(host));
+            self.undo(Undo::Disks(host));
+        }
+        for instance in 0..self.servers.len() {
+            self.undo(Undo::Continue(instance));
+            self.undo(Undo::Unhang(instance));
+            self.undo(Undo::GuardDisk(instance));
+            self.undo(Undo::StartGuard(instance));
+        }
+        self.raft.prefer = None;
+    }
+}

@@ -1,0 +1,136 @@
+//! A seeded simulation of the whole mesh: the real coordinator, voters and guards over a model of everything around them
+//! (clocks, disks, network, PostgreSQL, an agreed log), with faults, and the promises checked after every event.
+//!
+//! One thread, one queue, one seed: a run is the same for ever. `mesh-sim --seed N --trace` shows it, a line an event.
+//! First faults come ([`run`]), then they stop and everything must come right ([`liveness`]). What the simulator can
+//! find is shown by taking rules away ([`mutant`]).
+
+mod agent;
+mod checks;
+pub mod clock;
+mod faults;
+mod guard;
+mod liveness;
+pub mod mutant;
+pub mod net;
+mod oracle;
+pub mod postgres;
+mod raft;
+pub mod rng;
+mod route;
+pub mod scenario;
+pub mod setup;
+pub mod steps;
+mod task;
+pub mod trace;
+pub mod world;
+
+use mesh_proto::spec::Profile;
+
+use clock::ms;
+use mutant::Mutation;
+use rng::Rng;
+use setup::{Setup, Shape};
+use world::{Event, World};
+
+/// What to simulate.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options {
+    /// A rule that is missing.
+    pub mutation: Option<Mutation>,
+    /// Print every event.
+    pub trace: bool,
+}
+
+/// What happened in a run in which every promise was kept.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Summary {
+    /// Promotions committed.
+    pub promotions: u64,
+    /// Of them, clean switchovers.
+    pub switchovers: u64,
+    /// Runs that ended without a change of primary.
+    pub aborted: u64,
+    /// Log entries.
+    pub entries: u64,
+    /// Writes that clients saw acknowledged.
+    pub acknowledged: u64,
+    /// Simulated time in milliseconds.
+    pub simulated_ms: u64,
+}
+
+/// A promise was broken.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// The seed.
+    pub seed: u64,
+    /// Which promise, and how.
+    pub why: String,
+    /// When, in simulated milliseconds.
+    pub at_ms: u64,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "seed {} after {} ms: {}\n  replay: cargo run -p mesh-tests --bin mesh-sim -- --seed {} --trace",
+            self.seed, self.at_ms, self.why, self.seed
+        )
+    }
+}
+
+/// Runs one seed: some healthy time, faults, then peace.
+///
+/// # Errors
+/// [`Failure`]: the first promise that was broken.
+pub fn run(seed: u64, options: Options) -> Result<Summary, Failure> {
+    let mut rng = Rng::new(seed ^ 0x005e_7550);
+    let shape = rng.pick(&[Shape::Three, Shape::ThreeAndStandby, Shape::Five]).unwrap_or(Shape::Three);
+    let profile = if rng.chance(500) { Profile::Lan } else { Profile::Fast };
+    let hold_down = rng.pick(&[0, 1, 3, 8]).unwrap_or(0);
+    let mut world = World::new(Setup::new(shape, profile, hold_down), seed, options.mutation, options.trace);
+    world.run_until(ms(3_000));
+    world.faulty = true;
+    let calm = rng.range(200, 4_000);
+    world.faults = faults::Plan { pause: (ms(calm / 4), ms(calm)), lasts: ms(rng.range(300, 8_000)) };
+    world.after(0, Event::Fault);
+    let until = ms(rng.range(12_000, 35_000));
+    world.run_until(until);
+    if world.failure.is_none() {
+        world.settle();
+    }
+    if world.failure.is_some() && options.trace {
+        world.dump();
+    }
+    world.outcome(seed)
+}
+
+impl World {
+    /// Everything that a reader of a failed run's trace may want to see of its end.
+    fn dump(&self) {
+        for (at, guard) in self.guards.iter().enumerate() {
+            println!("guard {at} up {} running {:?}: {:#?}", guard.up, guard.running, guard.guard);
+        }
+        println!(
+            "servers: {:?}",
+            self.servers.iter().map(|s| (s.processes, s.wal.len(), s.timeline)).collect::<Vec<_>>()
+        );
+        println!("group: {:#?}", self.group());
+    }
+
+    /// How it went.
+    pub(crate) fn outcome(&self, seed: u64) -> Result<Summary, Failure> {
+        match &self.failure {
+            Some(why) => Err(Failure { seed, why: why.clone(), at_ms: self.now / 1_000 }),
+            None => Ok(Summary {
+                promotions: self.checks.failovers,
+                switchovers: self.checks.switchovers,
+                aborted: self.checks.aborted,
+                entries: self.raft.entries.len() as u64,
+                acknowledged: self.oracle.writes.len() as u64,
+                simulated_ms: self.now / 1_000,
+            }),
+        }
+    }
+}

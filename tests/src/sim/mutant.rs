@@ -1,0 +1,52 @@
+//! Rules removed on purpose, to show that the simulator notices. Those of the core are switched off inside it; those of
+//! voter and guard are taken from them here, by what the runtime around them does.
+
+use mesh_failover::mutants::Mutant;
+
+/// One rule that is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mutation {
+    /// A rule of the core.
+    Rule(Mutant),
+    /// A pledge is answered before its floor is on disk (PROTOCOL, Taking over 4).
+    PledgeNotPersisted,
+    /// A restarted voter answers a pledge as if it had granted nothing before (PROTOCOL, Granting: restarted voter).
+    RestartForgetsGrants,
+    /// A voter remembers a grant for less than the guard counts it: what "counted from the answer" comes to.
+    GrantForgottenEarly,
+    /// The guard does not fence at the end of its lease, nor does its leash.
+    NoSelfFence,
+    /// The guard gives its receipt before the server is dead.
+    ReceiptBeforeFence,
+}
+
+impl Mutation {
+    /// Every one, with its name on the command line.
+    pub const ALL: [(&'static str, Self); 12] = [
+        ("promote-without-waiting", Self::Rule(Mutant::PromoteWithoutWaiting)),
+        ("minority-pledges", Self::Rule(Mutant::MinorityPledges)),
+        ("no-fence-budget", Self::Rule(Mutant::NoFenceBudget)),
+        ("no-freeze", Self::Rule(Mutant::NoFreeze)),
+        ("unknown-is-done", Self::Rule(Mutant::UnknownIsDone)),
+        ("votes-by-agent", Self::Rule(Mutant::VotesByAgent)),
+        ("blind-is-witness", Self::Rule(Mutant::BlindIsWitness)),
+        ("pledge-not-persisted", Self::PledgeNotPersisted),
+        ("restart-forgets-grants", Self::RestartForgetsGrants),
+        ("grant-forgotten-early", Self::GrantForgottenEarly),
+        ("no-self-fence", Self::NoSelfFence),
+        ("receipt-before-fence", Self::ReceiptBeforeFence),
+    ];
+
+    /// The rule of the core, if it is one.
+    #[must_use]
+    pub const fn rule(self) -> Option<Mutant> {
+        match self {
+            Self::Rule(rule) => Some(rule),
+            Self::PledgeNotPersisted
+            | Self::RestartForgetsGrants
+            | Self::GrantForgottenEarly
+            | Self::NoSelfFence
+            | Self::ReceiptBeforeFence => None,
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! The proxy and the agent that changes it. The proxy stands outside: it keeps its setting when the agent dies.
+
+use mesh_proto::Millis;
+use mesh_proto::effect::{Effect, Finding, Order, Outcome, Refusal};
+
+use super::clock::ms;
+use super::world::{Message, World};
+
+impl World {
+    pub(super) fn route_done(&mut self, host: usize, life: u64, from: (usize, u64), order: Order) {
+        if !self.agents[host].up || self.agents[host].life != life || !self.accept_order(&order) {
+            return;
+        }
+        let mut outcome = Outcome::Unknown { detail: String::new() };
+        for _ in 0..self.inject_copies(&order) {
+            outcome = self.execute_route(host, &order);
+        }
+        if self.inject_at_answer(&order, &outcome) {
+            return;
+        }
+        if self.faulty && self.rng.chance(50) {
+            outcome = Outcome::Unknown { detail: "the socket broke".to_owned() };
+        }
+        let message = Message::OrderAnswer { to: from.0, life: from.1, order: Box::new(order), outcome };
+        self.send(host, from.0, message);
+    }
+
+    fn execute_route(&mut self, host: usize, order: &Order) -> Outcome {
+        let refused = |code, detail: &str| Outcome::Refused { code, detail: detail.to_owned() };
+        let (Effect::Route { instance, .. } | Effect::Prove { instance, .. }) = &order.effect else {
+            return refused(Refusal::NotConfigured, "not for an agent");
+        };
+        let Some(at) = self.setup.instance(instance) else {
+            return refused(Refusal::NotConfigured, "no such server");
+        };
+        if order.epoch < self.proxy.epoch {
+            return refused(Refusal::StaleEpoch, "the route was led elsewhere in a newer epoch");
+        }
+        let proving = matches!(order.effect, Effect::Prove { .. });
+        if !proving {
+            if order.verify_only {
+                let so = self.proxy.leads_to == Some(at) && self.proxy.epoch == order.epoch;
+                return if so {
+                    Outcome::Done(Finding::Routed { ended: 0, stragglers: 0 })
+                } else {
+                    refused(Refusal::NotSo, "it leads elsewhere")
+                };
+            }
+            if self.faulty && self.rng.chance(30) {
+                return refused(Refusal::Failed, "the proxy does not answer");
+            }
+            self.proxy.leads_to = Some(at);
+            self.proxy.epoch = order.epoch;
+            self.say(|| format!("the route leads to server {at} in epoch {}", order.epoch));
+            return Outcome::Done(Finding::Routed { ended: 1, stragglers: 0 });
+        }
+        if order.verify_only {
+            return refused(Refusal::NotSo, "a proving write leaves nothing to verify");
+        }
+        let arrives = self.proxy.leads_to == Some(at)
+            && self.able(at)
+            && self.net.talks(host, self.host(at))
+            && self.servers[at].epoch == order.epoch;
+        if arrives {
+            self.write(at);
+            Outcome::Done(Finding::Proved { took: Millis(ms(1) / 1_000) })
+        } else {
+            refused(Refusal::Failed, "the write did not arrive")
+        }
+    }
+}

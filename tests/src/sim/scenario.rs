@@ -1,0 +1,88 @@
+//! Single, plain scenarios in an otherwise healthy mesh: what an operator would try first.
+
+use mesh_proto::effect::EffectKind;
+use mesh_proto::run::{Phase, RunKind, StuckCause};
+use mesh_proto::spec::Profile;
+
+use super::clock::ms;
+use super::setup::{Setup, Shape};
+use super::steps::{Injection, Place};
+use super::world::World;
+
+/// What happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scenario {
+    /// The primary's postmaster is killed.
+    Crash,
+    /// The primary's host dies, for good.
+    HostLost,
+    /// An operator asks for a planned switchover.
+    Switchover,
+}
+
+/// How it ended.
+#[derive(Debug, Clone)]
+pub struct Ending {
+    /// The phase of the group's last run; `None` when there was none.
+    pub phase: Option<Phase>,
+    /// Why it is stuck, if it is.
+    pub stuck: Option<StuckCause>,
+    /// The fault was injected.
+    pub fired: bool,
+    /// Milliseconds from the event to the run's end.
+    pub took_ms: u64,
+    /// Which instance is the primary.
+    pub primary: Option<usize>,
+    /// The group is held down.
+    pub held_down: bool,
+}
+
+/// Plays a scenario, with at most one injected fault, and lets it come right.
+///
+/// # Errors
+/// What promise was broken, in words.
+pub fn play(
+    seed: u64,
+    shape: Shape,
+    scenario: Scenario,
+    leader: usize,
+    fault: Option<(EffectKind, Place)>,
+    trace: bool,
+) -> Result<Ending, String> {
+    let mut world = World::new(Setup::new(shape, Profile::Lan, 600), seed, None, trace);
+    world.raft.prefer = Some(leader);
+    world.run_until(ms(2_500));
+    if let Some((kind, place)) = fault {
+        world.injection = Injection::new(kind, place, 4_000);
+    }
+    world.raft.prefer = None;
+    let began = world.now;
+    match scenario {
+        Scenario::Crash => world.kill_postmaster(0),
+        Scenario::HostLost => world.crash_host(0, ms(20_000)),
+        Scenario::Switchover => world.ask(RunKind::Switchover, None, false),
+    }
+    let mut ended = None;
+    for _ in 0..240 {
+        let next = world.now + ms(50);
+        world.run_until(next);
+        if ended.is_none() && world.group().run.as_ref().is_some_and(|run| run.phase.is_final()) {
+            ended = Some(world.now);
+        }
+    }
+    if world.failure.is_none() {
+        world.settle();
+    }
+    if let Some(why) = world.failure {
+        return Err(why);
+    }
+    let group = world.group();
+    Ok(Ending {
+        phase: group.run.as_ref().map(|run| run.phase),
+        stuck: group.run.as_ref().and_then(|run| run.stuck.as_ref().map(|(cause, _)| *cause)),
+        fired: world.injection.fired,
+        took_ms: ended.map_or(0, |at| (at - began) / 1_000),
+        primary: group.primary.as_ref().and_then(|p| world.setup.instance(&p.instance)),
+        held_down: group.hold_down.is_some(),
+    })
+}
