@@ -121,6 +121,18 @@ impl Ground {
         Ok(path)
     }
 
+    /// Makes the lab's folder on a file system in memory: a guard's state must not be on the disk of the data.
+    ///
+    /// # Errors
+    /// When it cannot be made or given away.
+    pub fn memory(&self) -> Result<PathBuf> {
+        let path = Path::new("/dev/shm").join(self.dir.file_name().unwrap_or_default());
+        std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        self.give(&path)?;
+        set_mode(&path, 0o700)?;
+        Ok(path)
+    }
+
     /// Writes a file that only the services' account can read.
     ///
     /// # Errors

@@ -3,6 +3,8 @@
 use std::ffi::OsStr;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
@@ -80,17 +82,36 @@ impl Host {
         program: impl AsRef<OsStr>,
         args: impl IntoIterator<Item = S>,
     ) -> Command {
+        self.wrapped(&[], program.as_ref(), args)
+    }
+
+    /// The same for a guard: with the limits that its systemd unit gives it, where the lab is raised by root.
+    pub fn guard_command<S: AsRef<OsStr>>(
+        &self,
+        program: impl AsRef<OsStr>,
+        args: impl IntoIterator<Item = S>,
+    ) -> Command {
+        self.wrapped(if self.user.is_some() { limits() } else { &[] }, program.as_ref(), args)
+    }
+
+    fn wrapped<S: AsRef<OsStr>>(
+        &self,
+        limits: &[&'static str],
+        program: &OsStr,
+        args: impl IntoIterator<Item = S>,
+    ) -> Command {
         let mut words: Vec<&OsStr> = Vec::new();
         if let Some(namespace) = &self.namespace {
             words.extend(["ip", "netns", "exec", namespace].map(OsStr::new));
         }
+        words.extend(limits.iter().map(OsStr::new));
         let (uid, gid);
         if let Some(user) = &self.user {
             uid = format!("--reuid={}", user.uid);
             gid = format!("--regid={}", user.gid);
             words.extend(["setpriv", &uid, &gid, "--init-groups"].map(OsStr::new));
         }
-        words.push(program.as_ref());
+        words.push(program);
         let mut command = Command::new(words[0]);
         command
             .args(&words[1..])
@@ -163,4 +184,20 @@ impl Host {
             format!("{name} is on loopback: only a namespace can be cut off or lost as a whole")
         })
     }
+}
+
+/// The limits of a guard's unit, as far as this machine lets root raise them: containers and small virtual machines
+/// often do not. What is missing, `mesh status` says.
+fn limits() -> &'static [&'static str] {
+    static ALLOWED: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
+        let wanted = ["--rtprio=10:10", "--memlock=unlimited:unlimited"];
+        let allowed = wanted.into_iter().filter(|limit| {
+            let tried =
+                std::process::Command::new("prlimit").args([limit, "true"]).stderr(Stdio::null()).status();
+            tried.is_ok_and(|status| status.success())
+        });
+        let allowed: Vec<&str> = allowed.collect();
+        if allowed.is_empty() { allowed } else { [&["prlimit"][..], &allowed[..], &["--"]].concat() }
+    });
+    &ALLOWED
 }

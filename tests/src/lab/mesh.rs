@@ -96,6 +96,7 @@ pub async fn configure(
     let dir = ground.dir().join("ca").display().to_string();
     let first = &nodes.first().context("a mesh needs a node")?.host;
     must(first.command(mesh, ["ca", "init", "--dir", &dir, "--mesh", MESH]), SOON).await?;
+    let memory = ground.memory()?;
     let password = ground.file("probe.pgpass", &format!("*:*:*:{PROBE}:{}\n", secrets.probe))?;
     for node in nodes {
         let home = ground.folder(&node.name)?;
@@ -111,7 +112,7 @@ pub async fn configure(
             issue("--guard", &server.name, "guard-tls").await?;
         }
         let haproxy = haproxy.filter(|haproxy| haproxy.ip == node.host.ip());
-        let text = config(&home, nodes, node, server, haproxy, &password);
+        let text = config((&home, &memory), nodes, node, server, haproxy, &password);
         let file = ground.file(&format!("{}/mesh.toml", node.name), &text)?.display().to_string();
         must(node.host.command(mesh, ["agent", "init", "--config", &file]), SOON).await?;
     }
@@ -119,7 +120,7 @@ pub async fn configure(
 }
 
 fn config(
-    home: &Path,
+    (home, memory): (&Path, &Path),
     nodes: &[Node],
     node: &Node,
     server: Option<&Server>,
@@ -151,7 +152,7 @@ fn config(
             "[[instance]]\nname = \"{instance}\"\ngroup = \"{GROUP}\"\ndata_dir = \"{data}\"\nbin_dir = \"{bin}\"\n\
              port = {port}\nsocket_dir = \"{socket}\"\nsuperuser = \"{superuser}\"\ndatabase = \"postgres\"\n\
              replication_user = \"{REPL}\"\nreplication_passfile = \"{passfile}\"\nguard_listen = \"{ip}:{guard}\"\n\
-             state_dir = \"{home}/guard\"\nlog_file = \"{log}\"\n\
+             state_dir = \"{state}\"\nlog_file = \"{log}\"\n\
              cert = \"{home}/guard-tls/guard-{instance}.crt\"\nkey = \"{home}/guard-tls/guard-{instance}.key\"\n",
             instance = server.name,
             superuser = server.superuser,
@@ -161,6 +162,7 @@ fn config(
             socket = server.socket.display(),
             passfile = server.passfile.display(),
             guard = port::GUARD,
+            state = memory.join(&server.name).display(),
             log = server.log.display(),
         ));
     }
@@ -241,7 +243,7 @@ impl Node {
         let Some(instance) = &self.instance else { return Ok(()) };
         let config = self.config.display().to_string();
         let name = format!("guard-{instance}");
-        let command = self.host.command(mesh, ["guard", "--config", &config, "--instance", instance]);
+        let command = self.host.guard_command(mesh, ["guard", "--config", &config, "--instance", instance]);
         self.guard = Some(Process::start(&name, command, &ground.log(&name))?);
         Ok(())
     }

@@ -149,7 +149,7 @@ impl Patroni {
              etcd3: {{hosts: '{etcd}'}}\n\
              bootstrap:\n  dcs:\n    ttl: 20\n    loop_wait: 1\n    retry_timeout: 3\n    primary_start_timeout: 0\n\
              \x20   maximum_lag_on_failover: 1048576\n\
-             \x20   postgresql: {{use_pg_rewind: true, parameters: {{wal_log_hints: 'on', max_connections: 60, shared_buffers: 32MB}}}}\n\
+             \x20   postgresql: {{use_pg_rewind: true, parameters: {{wal_log_hints: 'on', max_connections: 60, shared_buffers: 32MB, dynamic_shared_memory_type: mmap}}}}\n\
              \x20 initdb: [{{encoding: UTF8}}, {{locale: C.UTF-8}}, data-checksums]\n\
              \x20 pg_hba: ['host all all 0.0.0.0/0 trust', 'host replication all 0.0.0.0/0 trust', 'local all all trust']\n\
              postgresql:\n  listen: '{ip}:{port}'\n  connect_address: '{ip}:{port}'\n  data_dir: {data}\n  bin_dir: {bin}\n\

@@ -125,11 +125,12 @@ impl Server {
         // Nothing of this host in here: pg_basebackup and pg_rewind copy the file to other hosts.
         let conf = "wal_log_hints = on\nrestart_after_crash = off\nmax_connections = 60\n\
             superuser_reserved_connections = 5\nshared_buffers = 32MB\nwal_keep_size = 256MB\n\
+            dynamic_shared_memory_type = mmap\n\
             log_line_prefix = '%m [%p] %q%a '\nlog_connections = off\n";
         append(&self.data.join("postgresql.conf"), conf)?;
         let net = self.host.network();
         let hba = format!(
-            "local all {} peer\nlocal all all scram-sha-256\n\
+            "local all,replication {} peer\nlocal all all scram-sha-256\n\
              host all {APP},{PROBE} {net} scram-sha-256\n\
              host postgres,replication {REPL} {net} scram-sha-256\n",
             self.superuser

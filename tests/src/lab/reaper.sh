@@ -44,6 +44,11 @@ if [ -f "$lab/namespaces" ]; then
     done <"$lab/namespaces"
     read -r bridge <"$lab/bridge" && ip link del "$bridge" 2>/dev/null
 fi
+# A killed server leaves its System V segment, which is named in the seventh line of its lock file.
+find "$lab" -maxdepth 3 -name postmaster.pid 2>/dev/null | while read -r lock; do
+    segment=$(sed -n '7s/.* //p' "$lock") && ipcrm -m "$segment" 2>/dev/null
+done
+rm -rf "/dev/shm/${lab##*/}"
 if [ "$what" = data ] && [ -d "$lab/log" ]; then
     find "$lab" -mindepth 1 -maxdepth 1 ! -name log -exec rm -rf {} +
 else

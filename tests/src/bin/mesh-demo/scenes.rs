@@ -119,13 +119,17 @@ impl Play {
         let outage = writer.outage(fault, Duration::from_secs(3), PATIENCE).await;
         let outage = cluster.explained(outage).await?;
         let run = run_since(cluster, before).await;
+        if !done {
+            let failed = Err(anyhow::anyhow!("no run came to its end within {} s", PATIENCE.as_secs()));
+            return cluster.explained(failed).await;
+        }
         let limit = match scenario {
             Scenario::ProcessCrash => OUTAGE_CRASH,
             Scenario::SiteLoss | Scenario::LeaderLoss => OUTAGE_UNPLANNED,
             Scenario::Switchover => OUTAGE_PLANNED,
         };
         voice.act(3, "What it took");
-        let run = run.filter(|run| done && run.phase == Phase::Done);
+        let run = run.filter(|run| run.phase == Phase::Done);
         if let Some(run) = &run {
             table(voice, run, zero);
         }
