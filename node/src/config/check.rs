@@ -281,9 +281,9 @@ pub(super) fn files(config: &NodeConfig, reader: Reader<'_>) -> Vec<Finding> {
         Reader::Agent => {
             public(&config.tls.ca, at!["tls", "ca"], &mut found);
             public(&config.tls.cert, at!["tls", "cert"], &mut found);
-            secret(&config.tls.key, at!["tls", "key"], &mut found);
+            secret(&config.tls.key, 0o007, at!["tls", "key"], &mut found);
             if let Some(file) = config.probe.as_ref().and_then(|probe| probe.password_file.as_ref()) {
-                secret(file, at!["probe", "password_file"], &mut found);
+                secret(file, 0o077, at!["probe", "password_file"], &mut found);
             }
         }
         Reader::Guard(name) => {
@@ -306,9 +306,9 @@ fn guard_files(config: &NodeConfig, name: &mesh_proto::InstanceName, found: &mut
         return;
     };
     public(&instance.cert, at!["instance", index, "cert"], found);
-    secret(&instance.key, at!["instance", index, "key"], found);
+    secret(&instance.key, 0o007, at!["instance", index, "key"], found);
     if let Some(file) = &instance.replication_passfile {
-        secret(file, at!["instance", index, "replication_passfile"], found);
+        secret(file, 0o077, at!["instance", index, "replication_passfile"], found);
     }
     for program in ["postgres", "pg_ctl", "pg_controldata", "pg_rewind", "pg_basebackup"] {
         if !instance.bin_dir.join(program).is_file() {
@@ -332,18 +332,23 @@ fn public(path: &Path, at: Vec<At>, found: &mut Vec<Finding>) {
     }
 }
 
-fn secret(path: &Path, at: Vec<At>, found: &mut Vec<Finding>) {
+/// `others`: the permissions that nobody else may have. libpq refuses a `.pgpass` file that even a group may read; a key may
+/// be shared with a group.
+fn secret(path: &Path, others: u32, at: Vec<At>, found: &mut Vec<Finding>) {
     match std::fs::File::open(path).and_then(|file| file.metadata()) {
         Err(error) => found.push(finding(
             at,
             format!("cannot read {}: {error}", path.display()),
             "create it, or correct the path or its permissions",
         )),
-        Ok(metadata) if metadata.permissions().mode() & 0o007 != 0 => found.push(finding(
-            at,
-            format!("{} holds a secret and everybody on this host may read it", path.display()),
-            format!("run: chmod o= {}", path.display()),
-        )),
+        Ok(metadata) if metadata.permissions().mode() & others != 0 => {
+            let (who, whom) = if others == 0o077 { ("others", "go") } else { ("everybody", "o") };
+            found.push(finding(
+                at,
+                format!("{} holds a secret and {who} on this host may use it", path.display()),
+                format!("run: chmod {whom}= {}", path.display()),
+            ));
+        }
         Ok(_) => {}
     }
 }

@@ -58,6 +58,22 @@ pub(super) enum Input {
     Stop,
 }
 
+/// Stops the guard, which fences first, when a thread that it cannot do without ends: by a fault, since each of them
+/// lives as long as the driver.
+pub(super) struct Alarm {
+    pub(super) thread: &'static str,
+    pub(super) inputs: Sender<Input>,
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        // A driver that is gone was the reason.
+        if self.inputs.send(Input::Stop).is_ok() {
+            tracing::error!(thread = self.thread, "a thread of the guard ended; stopping");
+        }
+    }
+}
+
 /// What a driver is made of.
 pub(super) struct Parts {
     pub(super) config: GuardConfig,
@@ -119,6 +135,7 @@ fn start_work(parts: &Parts, ordered: mpsc::UnboundedReceiver<hands::Order>) -> 
     std::thread::Builder::new()
         .name("work".to_owned())
         .spawn(move || {
+            let _alarm = Alarm { thread: "work", inputs: inputs.clone() };
             runtime.block_on(async {
                 let eyes = Eyes::new(Arc::clone(&server), inputs.clone()).watch();
                 tokio::join!(eyes, hands::serve(server, ordered, inputs));
@@ -136,6 +153,7 @@ fn start_writer(
     std::thread::Builder::new()
         .name("state".to_owned())
         .spawn(move || {
+            let _alarm = Alarm { thread: "state", inputs: results.clone() };
             while let Ok(state) = states.recv() {
                 // A newer state holds all that an older one does.
                 let state = states.try_iter().last().unwrap_or(state);

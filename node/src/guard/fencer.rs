@@ -9,7 +9,7 @@ use mesh_failover::guard::TaskResult;
 use mesh_proto::Lsn;
 use mesh_proto::lease::ReceiptLevel;
 
-use super::driver::Input;
+use super::driver::{Alarm, Input};
 use super::server::Server;
 use super::{hands::chain, priority};
 
@@ -32,6 +32,7 @@ pub(super) fn start(
 ) -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("fence".to_owned()).spawn(move || {
+        let _alarm = Alarm { thread: "fence", inputs: results.clone() };
         if let Err(why) = priority::real_time() {
             server.downgrade(why);
         }

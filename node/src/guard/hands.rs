@@ -14,7 +14,7 @@ use mesh_failover::guard::{CommitGate, Rejoin, Task, TaskResult};
 use mesh_proto::effect::Rejoined;
 use mesh_proto::evidence::Position;
 use mesh_proto::lease::{LeaseTerm, ReceiptLevel};
-use mesh_proto::{DataIncarnation, Lsn};
+use mesh_proto::{DataIncarnation, Epoch, Lsn};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -34,6 +34,9 @@ const GATE_WITHIN: Duration = Duration::from_secs(1);
 const LEASH_WITHIN: Duration = Duration::from_millis(500);
 /// A checkpoint of a large, busy server takes minutes; nothing waits for this one.
 const CHECKPOINT_WITHIN: Duration = Duration::from_secs(600);
+
+/// The epoch of a group's birth.
+const FOUNDING: Epoch = Epoch(1);
 
 /// What the driver wants done.
 #[derive(Debug)]
@@ -314,6 +317,15 @@ impl Hand {
             lease_no: term.lease_no.0,
             instance: instance.settings().name.clone(),
         };
+        if term.epoch == FOUNDING {
+            // Birth: what mesh needs in the database may not be there yet. Where it cannot be made, the epoch says why.
+            if let Err(error) = pg::prepare(instance, pg::Passwords::Keep, deadline).await {
+                tracing::warn!(
+                    error = chain(&error),
+                    "the roles and the schema of mesh could not be prepared"
+                );
+            }
+        }
         self.must_hold(term).await?;
         pg::record_epoch(instance, &row, pg::Durability::Local, deadline).await.map_err(
             |error| match error {

@@ -59,8 +59,11 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) fn new(instance: Instance, shares_disk: bool) -> Arc<Self> {
-        let mut downgraded =
-            vec!["no hardware watchdog is used: a host that hangs as a whole is not reset".to_owned()];
+        let mut downgraded = vec![
+            "no hardware watchdog and no kernel-side deadline are used: a host that was suspended or frozen as a whole may \
+             answer for some milliseconds before its guard fences"
+                .to_owned(),
+        ];
         if shares_disk {
             downgraded.push(
                 "the guard's state_dir is on the file system of the data: while that disk hangs the guard still fences, \

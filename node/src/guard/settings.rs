@@ -30,10 +30,15 @@ pub(super) fn open(config: &NodeConfig, section: &InstanceSection) -> Result<Ins
             user: section.replication_user.clone(),
             passfile: section.replication_passfile.clone(),
         },
-        // Only its name is needed here: the boot gate lets it in. The observers hold the password.
         probe: Credentials {
             user: config.probe.as_ref().map_or_else(|| PROBE_USER.to_owned(), |probe| probe.user.clone()),
-            passfile: None,
+            // The boot gate needs only its name. The password is of use where the role is to be made, and may be out of
+            // this user's reach.
+            passfile: config
+                .probe
+                .as_ref()
+                .and_then(|probe| probe.password_file.clone())
+                .filter(|file| std::fs::File::open(file).is_ok()),
         },
         mesh_hba: Vec::new(),
         cgroup: section.cgroup.clone(),
