@@ -186,7 +186,7 @@ impl Driver {
                     run,
                     "the candidate was lost again before it got a new lease",
                 ),
-                step => step,
+                step @ (Step::Go(_) | Step::GoAndWait(_) | Step::Rest) => step,
             };
         }
         let (Some(primary), Some(lease)) = (&group.primary, group.lease()) else { return Step::Rest };
@@ -271,7 +271,7 @@ impl Driver {
                 Step::Rest if self.never_again(context, group, run) => {
                     failed("the primary was lost again before it got a new lease")
                 }
-                step => step,
+                step @ (Step::Go(_) | Step::GoAndWait(_) | Step::Rest) => step,
             };
         }
         let (Some(primary), Some(lease)) = (&group.primary, group.lease()) else { return Step::Rest };

@@ -27,7 +27,7 @@ impl Driver {
         let Some(status) = context.heard.fresh_guard(context.now, name, &primary.instance, fresh) else {
             return Step::Rest;
         };
-        if !holds(status, lease.term) {
+        if !holds(status, lease.term) || status.floored == Some(lease.term) {
             return self.stray_pledge(context, group, status);
         }
         if status.process != ProcessState::Primary {
@@ -86,11 +86,11 @@ impl Driver {
             self.lease_seen.is_some_and(|(_, since)| context.now.since(since) > group.timing.probe.times(4));
         let same_life = status.guard == lease.guard && status.data.as_ref() == Some(&primary.data);
         let floored = status.floored == Some(lease.term);
-        let stray = (waited || floored)
+        // A refusal by a floor says it at once, while grants from before the pledge still run.
+        let stray = (floored || (waited && status.lease.is_none()))
             && same_life
             && status.process == ProcessState::Primary
             && status.receipt.is_none()
-            && status.lease.is_none()
             && group.takeover.is_none();
         if !stray {
             return Step::Rest;

@@ -62,7 +62,16 @@ impl MeshState {
                 self.group_mut(group)?.found(stamp, instance, data, guard, *system_id)
             }
             Command::LeaseGranted { group, instance, replaces, data, guard, proof, reason: _ } => {
-                self.group_mut(group)?.grant(stamp, instance, *replaces, data, guard, proof.as_ref())
+                let electorate = self.electorate.clone();
+                self.group_mut(group)?.grant(
+                    stamp,
+                    instance,
+                    *replaces,
+                    data,
+                    guard,
+                    proof.as_ref(),
+                    &electorate,
+                )
             }
             Command::VerdictChanged { group, verdict } => {
                 let group = self.group_mut(group)?;

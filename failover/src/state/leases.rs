@@ -43,6 +43,7 @@ impl Group {
 
     /// PROTOCOL, Identities: a compare-and-set on (epoch, previous lease number); refused for other data, and for
     /// another life of the guard without a proof.
+    #[allow(clippy::too_many_arguments)] // one entry, spelled out
     pub(super) fn grant(
         &mut self,
         stamp: Stamp,
@@ -51,6 +52,7 @@ impl Group {
         data: &DataIncarnation,
         guard: &GuardIncarnation,
         proof: Option<&Proof>,
+        electorate: &mesh_proto::lease::Electorate,
     ) -> Result<(), Refused> {
         let Some(primary) = &self.primary else {
             return Err(Refused::Forbidden("the group has no primary; use `mesh adopt`".to_owned()));
@@ -70,7 +72,7 @@ impl Group {
                          that needs a receipt or the end of the old lease"
                     )));
                 }
-                Some(proof) => self.check_proof(instance, replaces, proof, None)?,
+                Some(proof) => self.check_proof(instance, replaces, proof, electorate)?,
             }
         }
         self.set_lease(stamp, instance, data, guard);
@@ -79,13 +81,13 @@ impl Group {
         Ok(())
     }
 
-    /// Whether a proof ends this lease. The electorate is given where the proof must be counted by it.
+    /// Whether a proof ends this lease, its pledges counted by the electorate.
     pub(super) fn check_proof(
         &self,
         instance: &InstanceName,
         ends: LeaseTerm,
         proof: &Proof,
-        electorate: Option<&mesh_proto::lease::Electorate>,
+        electorate: &mesh_proto::lease::Electorate,
     ) -> Result<(), Refused> {
         let key = LeaseKey { group: self.spec.group.clone(), instance: instance.clone() };
         match proof {
@@ -107,19 +109,17 @@ impl Group {
                     ));
                 }
                 compare("the lease that ran out", &ends, &expiry.term)?;
-                if let Some(electorate) = electorate {
-                    compare("the electorate", &electorate.version, &expiry.electorate)?;
-                    let mut voters: Vec<_> = expiry.pledges.iter().map(|(voter, _)| *voter).collect();
-                    voters.sort_unstable();
-                    voters.dedup();
-                    voters.retain(|voter| electorate.members.contains(voter));
-                    if voters.len() < electorate.majority() {
-                        return Err(Refused::Forbidden(format!(
-                            "{} pledges are no majority of {} voters",
-                            voters.len(),
-                            electorate.members.len()
-                        )));
-                    }
+                compare("the electorate", &electorate.version, &expiry.electorate)?;
+                let mut voters: Vec<_> = expiry.pledges.iter().map(|(voter, _)| *voter).collect();
+                voters.sort_unstable();
+                voters.dedup();
+                voters.retain(|voter| electorate.members.contains(voter));
+                if voters.len() < electorate.majority() {
+                    return Err(Refused::Forbidden(format!(
+                        "{} pledges are no majority of {} voters",
+                        voters.len(),
+                        electorate.members.len()
+                    )));
                 }
                 let longest =
                     expiry.pledges.iter().map(|(_, remainder)| *remainder).max().unwrap_or(Millis::ZERO);

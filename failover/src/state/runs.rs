@@ -288,7 +288,7 @@ impl Group {
             }
             Some(_) => {}
         }
-        self.check_proof(&ending, wanted.ends, wanted.proof, Some(electorate))?;
+        self.check_proof(&ending, wanted.ends, wanted.proof, electorate)?;
         self.signal(stamp, id, Signal::PromotionCommitted, "", None)?;
 
         self.epoch = self.epoch.next();

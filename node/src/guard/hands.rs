@@ -340,9 +340,10 @@ impl Hand {
         }
         self.must_hold(term).await?;
         self.let_in().await?;
-        let at = pg::identify(instance, deadline).await.map_err(unknown)?;
-        tracing::info!(timeline = at.timeline, promotion = ?promoted.took, "open as primary in epoch {}", term.epoch);
-        Ok(TaskResult::Opened { timeline: at.timeline, at: at.position })
+        let at = pg::end_of_wal(instance, deadline).await.map_err(unknown)?;
+        let timeline = promoted.timeline;
+        tracing::info!(timeline, promotion = ?promoted.took, "open as primary in epoch {}", term.epoch);
+        Ok(TaskResult::Opened { timeline, at })
     }
 
     async fn follow(&self, rejoin: &Rejoin) -> Done {

@@ -57,7 +57,7 @@ pub use postmaster::{
 };
 pub use probe::{ProbeOutcome, ProbeReport, ProbeTarget, Prober, SeenEpoch, ServerFacts};
 pub use promote::{
-    EpochError, EpochRow, PromoteError, Promoted, Recorded, checkpoint, promote, record_epoch,
+    EpochError, EpochRow, PromoteError, Promoted, Recorded, checkpoint, end_of_wal, promote, record_epoch,
 };
 pub use prove::{Proof, ProveError, prove};
 pub use rejoin::{

@@ -4,12 +4,13 @@
 
 use std::time::{Duration, Instant};
 
+use mesh_proto::Lsn;
 use tokio_postgres::error::SqlState;
 
 use super::conf::alter_system;
 use super::gate::SyncSetting;
 use super::instance::Instance;
-use super::sql::{Durability, Session, SqlError, get, identifier};
+use super::sql::{Durability, Session, SqlError, get, get_lsn, identifier};
 
 /// A promoted instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,6 +219,17 @@ pub async fn record_epoch(
     session.run("commit the epoch", "COMMIT", deadline).await?;
     instance.warm().give_back(session);
     Ok(if there { Recorded::AlreadyThere } else { Recorded::Written })
+}
+
+/// Where a primary's log ends now.
+///
+/// # Errors
+/// No session, a standby, or the deadline.
+pub async fn end_of_wal(instance: &Instance, deadline: Instant) -> Result<Lsn, SqlError> {
+    let session = Session::local(instance, Durability::Local, deadline).await?;
+    let what = "read the end of the log";
+    let row = session.row(what, "SELECT pg_current_wal_lsn()", &[], deadline).await?;
+    Ok(get_lsn(what, &row, 0)?.unwrap_or(Lsn::INVALID))
 }
 
 /// Runs CHECKPOINT. Before a planned stop it shortens the stop; after a promotion it writes the new timeline into the
