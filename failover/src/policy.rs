@@ -3,7 +3,7 @@
 
 use mesh_proto::Millis;
 use mesh_proto::command::MemberRecord;
-use mesh_proto::spec::{Durability, GroupSpec, Profile, Timing};
+use mesh_proto::spec::{Durability, GroupSpec, HaproxyTarget, Profile, RouteSpec, RouteTarget, Timing};
 
 /// One thing that is wrong with a spec.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -244,18 +244,18 @@ fn check_routes(spec: &GroupSpec, members: &[MemberRecord]) -> Vec<Finding> {
                 members,
             ));
         }
-        if route.backend.is_empty()
-            || route.backend.contains(|c: char| c.is_whitespace() || c == '/' || c == ';')
-        {
-            let key = format!("route[{}].backend", route.name);
-            findings.push(Finding::new(
-                key,
-                "not the name of an HAProxy backend",
-                "use the name from haproxy.cfg",
-            ));
+        match &route.target {
+            RouteTarget::Haproxy(target) => findings.extend(check_haproxy(route, target)),
         }
     }
     findings
+}
+
+fn check_haproxy(route: &RouteSpec, target: &HaproxyTarget) -> Option<Finding> {
+    let bad = target.backend.is_empty()
+        || target.backend.contains(|c: char| c.is_whitespace() || c == '/' || c == ';');
+    let key = format!("route[{}].backend", route.name);
+    bad.then(|| Finding::new(key, "not the name of an HAProxy backend", "use the name from haproxy.cfg"))
 }
 
 fn unknown_agent(key: &str, name: &str, members: &[MemberRecord]) -> Finding {

@@ -20,7 +20,7 @@ use super::gates::{GateError, Gates};
 use super::machine::MeshMachine;
 use super::peers::Peers;
 use super::reporter;
-use super::routes::{self, RouteKeeper, Specs};
+use super::routes::{Holdings, RouteKeeper, Specs};
 use super::service::AgentService;
 use super::sightings::{ProbeLogin, Sightings};
 use crate::clock::Clock;
@@ -176,7 +176,7 @@ pub async fn run(path: &Path) -> Result<(), AgentError> {
         .map(|probe| ProbeLogin { user: probe.user.clone(), passfile: probe.password_file.clone() });
     let gates = Gates::open(&config.agent.data_dir)?;
     let specs = Arc::new(AppliedSpecs(consensus.clone()));
-    let keeper = Arc::new(RouteKeeper::new(routes::sockets(&config), login.clone(), gates, specs));
+    let keeper = Arc::new(RouteKeeper::new(Holdings::of(&config), login.clone(), gates, specs));
     let peers = Arc::new(Peers::new(config.mesh.id.clone(), dialer));
     let clock = Arc::new(Clock::for_voter());
     let driver = Arc::new(Driver::new(

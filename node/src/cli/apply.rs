@@ -300,6 +300,7 @@ listen = "127.0.0.1:5000"
             ("kind = \"haproxy\"", "kind = \"haprox\"", ":16:8: "),
             ("[[route]]", "[[route]", ":14:"),
             ("site = \"east\"\n", "", ":7:1: "),
+            ("backend = \"pg\"\n", "", ":14:1: route app of kind \"haproxy\" needs `backend`"),
         ] {
             let text = failure(&GOOD.replace(from, to));
             assert!(text.contains(&format!("orders.toml{place}")), "{to}: {text}");

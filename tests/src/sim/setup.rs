@@ -3,7 +3,9 @@
 use mesh_failover::policy;
 use mesh_proto::command::{Command, Entry, MemberRecord};
 use mesh_proto::run::Actor;
-use mesh_proto::spec::{Durability, GroupSpec, InstanceSpec, Profile, RouteKind, RouteSpec, Timing};
+use mesh_proto::spec::{
+    Durability, GroupSpec, HaproxyTarget, InstanceSpec, Profile, RouteSpec, RouteTarget, Timing,
+};
 use mesh_proto::{
     AgentName, DataIncarnation, GroupName, GuardIncarnation, InstanceName, MeshId, NodeId, RouteName,
     SiteName, Wall,
@@ -111,10 +113,11 @@ impl Setup {
                 .collect(),
             routes: vec![RouteSpec {
                 name: name("front"),
-                kind: RouteKind::Haproxy,
                 agent: hosts[route_host].0.clone(),
-                backend: "pg".to_owned(),
-                listen: address(99, 5000),
+                target: RouteTarget::Haproxy(HaproxyTarget {
+                    backend: "pg".to_owned(),
+                    listen: address(99, 5000),
+                }),
             }],
         };
         let timing = policy::timing(&spec);

@@ -89,7 +89,7 @@ impl Asked {
                     let led = group.routes.get(&route.name);
                     RouteStatus {
                         name: route.name.clone(),
-                        listen: route.listen.to_string(),
+                        listen: route.target.entrance(),
                         leads_to: led.map(|led| led.instance.clone()),
                         epoch: led.map(|led| led.epoch),
                     }

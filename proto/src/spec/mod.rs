@@ -1,9 +1,13 @@
 //! What an operator applies: the replicated, declarative description of a group. Unknown keys are refused, so a typing
 //! error never silently becomes a default. Relations between values are checked in the pure core (`policy`).
 
+mod route;
+
 use serde::{Deserialize, Serialize};
 
-use crate::{AgentName, GroupName, InstanceName, Millis, RouteName, SiteName};
+use crate::{AgentName, GroupName, InstanceName, Millis, SiteName};
+
+pub use route::{HaproxyTarget, RouteError, RouteKind, RouteSpec, RouteTarget};
 
 /// One group: the instances that replicate from one primary, and the routes that lead to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,30 +84,6 @@ pub struct InstanceSpec {
     /// Preference among equal candidates, higher first; 0 is never promoted.
     #[serde(default = "default_priority")]
     pub priority: u32,
-}
-
-/// What clients follow to the primary.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RouteSpec {
-    /// Its name.
-    pub name: RouteName,
-    /// What kind of thing it is.
-    pub kind: RouteKind,
-    /// The agent that holds the credentials (for HAProxy: the admin socket) and changes it.
-    pub agent: AgentName,
-    /// Name of the HAProxy backend. Its servers carry the names of the instances.
-    pub backend: String,
-    /// `IP:port` at which clients connect; the proving write goes through it.
-    pub listen: std::net::SocketAddr,
-}
-
-/// The kinds of route.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum RouteKind {
-    /// An HAProxy backend, changed through the runtime API.
-    Haproxy,
 }
 
 /// What a failover may lose.

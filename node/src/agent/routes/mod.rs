@@ -1,0 +1,206 @@
+//! Executes effects on the routes whose credentials this agent holds, each behind its epoch gate.
+//!
+//! A kind of route is a module that implements [`Kind`]; here is what all kinds share: finding the route in the applied
+//! spec, the gate before the effect, one order at a time for each route, and the proving write. A kind never looks at an
+//! epoch to decide whether it may act, unless its system can compare epochs by itself.
+
+mod haproxy;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use mesh_adapters::postgres::{ProbeTarget, ProveError, prove};
+use mesh_proto::effect::{Effect, Finding, Order, Outcome, Refusal};
+use mesh_proto::spec::{GroupSpec, InstanceSpec, RouteSpec, RouteTarget};
+use mesh_proto::{GroupName, InstanceName, Millis, RouteName};
+use tokio::time::timeout_at;
+
+use super::gates::{Gates, Passage};
+use super::sightings::ProbeLogin;
+use crate::config::NodeConfig;
+
+/// Where the specs come from: the applied state.
+pub trait Specs: Send + Sync {
+    /// The spec of a group, as applied here.
+    fn spec(&self, group: &GroupName) -> Option<GroupSpec>;
+}
+
+/// What a kind of route can do. Each call ends by the deadline of what is asked.
+trait Kind: Sync {
+    /// Leads the route to the instance; what comes of doing it twice is the same. The order has passed the gate.
+    fn lead(&self, asked: &Asked<'_>) -> impl Future<Output = Outcome> + Send;
+    /// Finds out whether it leads there, and changes nothing.
+    fn verify(&self, asked: &Asked<'_>) -> impl Future<Output = Outcome> + Send;
+    /// Where a client that follows the route connects now.
+    fn entrance(&self, asked: &Asked<'_>) -> impl Future<Output = Result<SocketAddr, No>> + Send;
+}
+
+/// An order, with what the applied spec says about its route.
+struct Asked<'a> {
+    order: &'a Order,
+    group: &'a GroupSpec,
+    route: &'a RouteSpec,
+    /// The instance that the route shall lead to.
+    instance: &'a InstanceSpec,
+    deadline: Instant,
+}
+
+/// What this agent's file gives it to change routes with.
+#[derive(Debug, Default)]
+pub struct Holdings {
+    haproxies: Vec<haproxy::Held>,
+}
+
+impl Holdings {
+    /// The sections of a node-local file.
+    #[must_use]
+    pub fn of(config: &NodeConfig) -> Self {
+        Self { haproxies: config.haproxies.iter().map(haproxy::Held::of).collect() }
+    }
+}
+
+/// Held by the one order that a route is busy with.
+type Turn = Arc<tokio::sync::Mutex<()>>;
+
+/// The routes of this agent.
+pub struct RouteKeeper {
+    holdings: Holdings,
+    login: Option<ProbeLogin>,
+    gates: Mutex<Gates>,
+    /// One order at a time for each route: gates and effects of a route must not interleave, and a slow name server must
+    /// not hold up a proxy.
+    turns: Mutex<BTreeMap<(GroupName, RouteName), Turn>>,
+    specs: Arc<dyn Specs>,
+}
+
+impl RouteKeeper {
+    /// Keeps the routes that the holdings reach.
+    #[must_use]
+    pub fn new(holdings: Holdings, login: Option<ProbeLogin>, gates: Gates, specs: Arc<dyn Specs>) -> Self {
+        Self { holdings, login, gates: Mutex::new(gates), turns: Mutex::default(), specs }
+    }
+
+    /// Executes an order within its budget.
+    pub async fn execute(&self, order: &Order) -> Outcome {
+        let deadline = Instant::now() + order.budget.duration();
+        let (Effect::Route { route, instance } | Effect::Prove { route, instance }) = &order.effect else {
+            let what = "an agent changes routes; instances are their guards' business";
+            return refused(Refusal::NotConfigured, what);
+        };
+        let Some(group) = self.specs.spec(&order.group) else {
+            let what = format!("group {} is not known here yet", order.group);
+            return refused(Refusal::NotApplicable, &what);
+        };
+        let Some((route, instance)) = find(&group, route, instance) else {
+            return refused(Refusal::NotApplicable, "the route or its instance is not in the applied spec");
+        };
+        let asked = Asked { order, group: &group, route, instance, deadline };
+        match &route.target {
+            RouteTarget::Haproxy(target) => match haproxy::Route::new(&self.holdings.haproxies, target) {
+                Ok(route) => self.through(&route, &asked).await,
+                Err(no) => no.into(),
+            },
+        }
+    }
+
+    async fn through(&self, kind: &impl Kind, asked: &Asked<'_>) -> Outcome {
+        if matches!(asked.order.effect, Effect::Prove { .. }) {
+            return match kind.entrance(asked).await {
+                Ok(entrance) => self.prove(asked, entrance).await,
+                Err(no) => no.into(),
+            };
+        }
+        if asked.order.verify_only {
+            return kind.verify(asked).await;
+        }
+        let turn = self.turn(asked);
+        let Ok(_turn) = timeout_at(asked.deadline.into(), turn.lock()).await else {
+            let what = format!("an earlier order for route {} is still under way", asked.route.name);
+            return refused(Refusal::NotDelivered, &what);
+        };
+        if let Err(no) = self.pass(asked) {
+            return no.into();
+        }
+        // The turn is kept until the effect is over: a later epoch must not be overtaken by this one.
+        kind.lead(asked).await
+    }
+
+    fn turn(&self, asked: &Asked<'_>) -> Turn {
+        let key = (asked.group.group.clone(), asked.route.name.clone());
+        Arc::clone(self.turns.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default())
+    }
+
+    /// The epoch gate, raised on disk before the effect.
+    fn pass(&self, asked: &Asked<'_>) -> Result<(), No> {
+        let Asked { order, route, .. } = asked;
+        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        match gates.pass(&order.group, &route.name, order.epoch, order.raft_term) {
+            Ok(Passage::Open) => Ok(()),
+            Ok(Passage::Stale { seen }) => {
+                let what = format!("route {} was led in epoch {seen} already", route.name);
+                Err(no(Refusal::StaleEpoch, what))
+            }
+            Err(error) => Err(no(Refusal::Failed, crate::cli::with_causes(&error))),
+        }
+    }
+
+    async fn prove(&self, asked: &Asked<'_>, entrance: SocketAddr) -> Outcome {
+        let Some(login) = &self.login else {
+            return refused(
+                Refusal::NotConfigured,
+                "this agent's file has no [probe] section to log in with",
+            );
+        };
+        let target = ProbeTarget {
+            address: entrance,
+            database: asked.group.database.clone(),
+            user: login.user.clone(),
+            passfile: login.passfile.clone(),
+            system_identifier: None,
+        };
+        let (route, instance) = (asked.route.name.as_str(), asked.instance.name.as_str());
+        match prove(&target, route, instance, asked.order.epoch.0, asked.deadline).await {
+            Ok(proof) => Outcome::Done(Finding::Proved { took: Millis::from(proof.took) }),
+            Err(error @ ProveError::OtherPrimary { .. }) => {
+                refused(Refusal::Failed, &crate::cli::with_causes(&error))
+            }
+            // A write that may have happened changes nothing that matters: it can simply be tried again.
+            Err(error @ (ProveError::Sql(_) | ProveError::Password(_) | ProveError::TooLarge)) => {
+                refused(Refusal::NotDelivered, &crate::cli::with_causes(&error))
+            }
+        }
+    }
+}
+
+fn find<'a>(
+    group: &'a GroupSpec,
+    route: &RouteName,
+    instance: &InstanceName,
+) -> Option<(&'a RouteSpec, &'a InstanceSpec)> {
+    let route = group.routes.iter().find(|known| known.name == *route)?;
+    let instance = group.instances.iter().find(|known| known.name == *instance)?;
+    Some((route, instance))
+}
+
+/// A refusal: nothing was changed.
+#[derive(Debug)]
+struct No {
+    code: Refusal,
+    detail: String,
+}
+
+impl From<No> for Outcome {
+    fn from(No { code, detail }: No) -> Self {
+        Self::Refused { code, detail }
+    }
+}
+
+fn no(code: Refusal, detail: impl Into<String>) -> No {
+    No { code, detail: detail.into() }
+}
+
+fn refused(code: Refusal, detail: &str) -> Outcome {
+    no(code, detail).into()
+}
