@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use mesh_proto::Lsn;
 use tokio_postgres::Statement;
 
+use super::identify::identify;
 use super::instance::Instance;
 use super::sql::{Durability, Session, SqlError, get, get_lsn};
 
@@ -35,12 +36,15 @@ pub struct Glimpse {
 #[derive(Debug, Default)]
 pub struct Glance {
     session: Option<(Session, Statement)>,
+    /// The timeline that a standby without a receiver named itself, and where its log ended then.
+    identified: Option<(Lsn, u32)>,
 }
 
 /// The server ends a look after this long by itself; callers wait less.
 const STATEMENT: Duration = Duration::from_secs(5);
 
-// A standby that has received nothing since its start knows its timeline from the control file alone. The functions
+// A standby without a receiver has its timeline in the control file alone, which lags by a restartpoint; what it replays
+// it says over the replication protocol (see `identify`), and is asked for only then. The functions
 // that only a primary may call stand behind a CASE, and depend on volatile ones, so that they are not evaluated early.
 const LOOK: &str = "SELECT s.system_identifier, pg_is_in_recovery(), \
     CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_flush_lsn() END, \
@@ -49,7 +53,8 @@ const LOOK: &str = "SELECT s.system_identifier, pg_is_in_recovery(), \
          THEN greatest(c.timeline_id, v.min_recovery_end_timeline, r.received_tli) \
          ELSE ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int END, \
     coalesce(r.status = 'streaming', false), r.sender_host, r.sender_port, \
-    current_setting('primary_conninfo'), current_setting('synchronous_standby_names') \
+    current_setting('primary_conninfo'), current_setting('synchronous_standby_names'), \
+    r.received_tli IS NULL \
     FROM pg_control_system() s, pg_control_checkpoint() c, pg_control_recovery() v \
     LEFT JOIN pg_stat_wal_receiver r ON true";
 
@@ -62,20 +67,38 @@ impl Glance {
         let (session, statement) = match self.session.take() {
             Some(kept) => kept,
             None => {
+                self.identified = None;
                 let session =
                     Session::local_lasting(instance, Durability::Local, STATEMENT, deadline).await?;
                 let statement = session.prepare("prepare to look", LOOK, deadline).await?;
                 (session, statement)
             }
         };
-        let glimpse = look(&session, &statement, deadline).await?;
+        let (mut glimpse, alone) = look(&session, &statement, deadline).await?;
+        if glimpse.in_recovery && alone {
+            let known = self.identified.filter(|(end, _)| *end == glimpse.have);
+            let timeline = match known {
+                Some((_, timeline)) => Some(timeline),
+                // Refused or late: the control file's is the best that is known at this look.
+                None => identify(instance, deadline).await.ok().map(|identity| identity.timeline),
+            };
+            self.identified = timeline.map(|timeline| (glimpse.have, timeline));
+            glimpse.timeline = glimpse.timeline.max(timeline.unwrap_or(0));
+        } else {
+            self.identified = None;
+        }
         // After an error the session is not kept: an answer may still be under way in it.
         self.session = Some((session, statement));
         Ok(glimpse)
     }
 }
 
-async fn look(session: &Session, statement: &Statement, deadline: Instant) -> Result<Glimpse, SqlError> {
+/// The look, and whether it is a standby without a receiver.
+async fn look(
+    session: &Session,
+    statement: &Statement,
+    deadline: Instant,
+) -> Result<(Glimpse, bool), SqlError> {
     let what = "look at the server";
     let rows = session.prepared(what, statement, deadline).await?;
     let row = rows.first().ok_or(SqlError::Deadline { what })?;
@@ -90,7 +113,7 @@ async fn look(session: &Session, statement: &Statement, deadline: Instant) -> Re
     let sender = host.zip(port).filter(|_| streaming).and_then(|(host, port)| {
         Some(SocketAddr::new(host.parse::<IpAddr>().ok()?, u16::try_from(port).ok()?))
     });
-    Ok(Glimpse {
+    let glimpse = Glimpse {
         system_identifier: system.cast_unsigned(),
         in_recovery: get(what, row, 1)?,
         timeline: timeline.cast_unsigned(),
@@ -99,7 +122,8 @@ async fn look(session: &Session, statement: &Statement, deadline: Instant) -> Re
         streaming,
         upstream: sender.or_else(|| configured(&conninfo)),
         sync_names: get(what, row, 9)?,
-    })
+    };
+    Ok((glimpse, get(what, row, 10)?))
 }
 
 /// The literal address in a `primary_conninfo`, if it names one. Read by hand, because libpq knows keys that the client library here
