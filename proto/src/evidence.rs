@@ -87,6 +87,20 @@ pub enum ProcessState {
     Unknown,
 }
 
+impl std::fmt::Display for ProcessState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Primary => "runs as primary",
+            Self::Standby => "runs as standby",
+            Self::Starting => "is starting",
+            Self::Stopped => "is stopped",
+            Self::Died => "died",
+            Self::Unresponsive => "does not answer its guard",
+            Self::Unknown => "is not known yet",
+        })
+    }
+}
+
 /// The guard's own write to its primary, at level `local`, on a connection of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -112,6 +126,21 @@ pub enum WriteProbe {
         /// Since it last succeeded.
         since: Millis,
     },
+}
+
+impl std::fmt::Display for WriteProbe {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NotApplicable => f.write_str("no write was tried"),
+            Self::Ok { age } => write!(f, "wrote {age} ago"),
+            Self::Late { waiting } => write!(f, "a write has waited for {waiting}"),
+            Self::WaitingForStandbys => f.write_str("a write waits for standbys"),
+            Self::Failed { code, since } => {
+                let code = String::from_utf8_lossy(code);
+                write!(f, "writes fail ({}), the last good one {since} ago", code.trim_matches(['\0', ' ']))
+            }
+        }
+    }
 }
 
 /// Where the WAL of an instance is.
@@ -197,6 +226,25 @@ pub enum Seen {
     Error,
     /// Not probed yet.
     NotYet,
+}
+
+impl std::fmt::Display for Seen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Writable { epoch: Some(epoch) } => write!(f, "a primary, of epoch {epoch}"),
+            Self::Writable { epoch: None } => f.write_str("a primary, which knows no epoch"),
+            Self::ReadOnly => f.write_str("a standby"),
+            Self::Starting => f.write_str("it is starting or stopping"),
+            Self::Busy => f.write_str("it has no free connection"),
+            Self::Refused => f.write_str("nothing listens"),
+            Self::TimedOut => f.write_str("no answer in time"),
+            Self::Unreachable => f.write_str("the network does not lead there"),
+            Self::AuthFailed => f.write_str("it refuses the observers' credentials"),
+            Self::WrongSystem => f.write_str("it is a server of another cluster"),
+            Self::Error => f.write_str("an error"),
+            Self::NotYet => f.write_str("not probed yet"),
+        }
+    }
 }
 
 impl Seen {

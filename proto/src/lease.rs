@@ -217,6 +217,15 @@ pub enum ReceiptLevel {
     Quiet,
 }
 
+impl std::fmt::Display for ReceiptLevel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::NoAck => "no-ack",
+            Self::Quiet => "quiet",
+        })
+    }
+}
+
 /// A guard's proof that its instance cannot acknowledge writes under this lease any more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
@@ -274,6 +283,19 @@ pub enum FenceCause {
     GuardStopped,
     /// The guard found it running without a lease (after its own restart, say).
     Found,
+}
+
+impl std::fmt::Display for FenceCause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Died => "died",
+            Self::LeaseOver => "its lease ended",
+            Self::Ordered => "a run ordered it",
+            Self::HandOver => "a clean hand-over",
+            Self::GuardStopped => "its guard was stopped",
+            Self::Found => "found running without a lease",
+        })
+    }
 }
 
 /// What allows a promotion (DESIGN promise 2). It stands in the same committed entry.

@@ -41,10 +41,15 @@ number!(
     /// One run, named by the log index of the entry that planned it: unique, and the same everywhere.
     RunId, "r");
 
+/// A text that names no run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("runs are named like r42; `mesh run` shows the newest")]
+pub struct NoRun;
+
 impl std::str::FromStr for RunId {
-    type Err = std::num::ParseIntError;
+    type Err = NoRun;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.strip_prefix('r').unwrap_or(text).parse().map(Self)
+        text.strip_prefix('r').unwrap_or(text).parse().map(Self).map_err(|_| NoRun)
     }
 }
 
@@ -86,10 +91,13 @@ impl From<std::time::Duration> for Millis {
 
 impl std::fmt::Display for Millis {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.0 < 1000 {
-            f.pad(&format!("{} ms", self.0))
-        } else {
-            f.pad(&format!("{}.{:02} s", self.0 / 1000, self.0 % 1000 / 10))
+        let minutes = self.0 / 60_000;
+        match self.0 {
+            0..1_000 => f.pad(&format!("{} ms", self.0)),
+            // Whole minutes and hours are what a person asked for; anything else was measured.
+            _ if minutes >= 60 && self.0.is_multiple_of(3_600_000) => f.pad(&format!("{} h", minutes / 60)),
+            _ if minutes > 0 && self.0.is_multiple_of(60_000) => f.pad(&format!("{minutes} min")),
+            _ => f.pad(&format!("{}.{:02} s", self.0 / 1000, self.0 % 1000 / 10)),
         }
     }
 }

@@ -139,7 +139,10 @@ impl Driver {
                 }
             }
         }
-        if judgement.verdict == group.verdict.verdict && blocked == group.verdict.blocked {
+        // "Healthy" is said of one primary in one epoch: after a planned change it is said again, of the new one.
+        let same = judgement.verdict == group.verdict.verdict
+            && (judgement.verdict != Verdict::Healthy || judgement.summary == group.verdict.summary);
+        if same && blocked == group.verdict.blocked {
             self.verdict = None;
             return None;
         }

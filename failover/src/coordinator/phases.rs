@@ -249,7 +249,12 @@ impl Driver {
                 failed("not done within 10 s")
             }
             Standing::Running => Step::Rest,
-            Standing::Done => Step::Go(vec![signal(group, run, Signal::StepsDone, "done")]),
+            Standing::Done => {
+                let routing = run.phase == Phase::Routing;
+                let what =
+                    if routing { "every route leads there" } else { "a write came through each route" };
+                Step::Go(vec![signal(group, run, Signal::StepsDone, what)])
+            }
             Standing::Failed(why) => failed(&why),
         }
     }

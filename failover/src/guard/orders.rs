@@ -334,7 +334,7 @@ impl Guard {
             | ProcessState::Stopped
             | ProcessState::Died
             | ProcessState::Unresponsive => {
-                let detail = format!("the server is no running standby ({:?})", self.process());
+                let detail = format!("the server is no running standby: it {}", self.process());
                 Some(refuse(Refusal::NotApplicable, detail))
             }
         }

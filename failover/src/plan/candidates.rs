@@ -82,7 +82,7 @@ pub fn assess(now: Moment, group: &Group, heard: &Observations, accept_lag: bool
                 status
                     .trouble
                     .clone()
-                    .unwrap_or_else(|| format!("does not run as a standby ({:?})", status.process)),
+                    .unwrap_or_else(|| format!("is no running standby: it {}", status.process)),
             ),
             Some(status) if status.system_id != group.system_id => {
                 Some("is a server of another cluster: the system identifier differs".to_owned())

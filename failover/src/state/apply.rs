@@ -149,7 +149,7 @@ impl MeshState {
             actor: entry.actor.clone(),
             group,
             run,
-            summary: summary(command),
+            summary: self.summary(command),
             command: command.clone(),
             refused,
             previous: String::new(),
@@ -190,55 +190,5 @@ fn about(command: &Command, index: u64) -> (Option<GroupName>, Option<RunId>) {
         | Command::Paused { group, .. }
         | Command::Resumed { group, .. }
         | Command::Acknowledged { group } => (Some(group.clone()), None),
-    }
-}
-
-fn summary(command: &Command) -> String {
-    match command {
-        Command::MeshFormed { mesh, members } => format!("mesh {mesh} formed with {} members", members.len()),
-        Command::MemberAdded { member } => format!("{} joins at {}", member.agent, member.site),
-        Command::MemberRemoved { agent } => format!("{agent} leaves"),
-        Command::SpecApplied { replaces, spec } => {
-            format!("spec of {} applied, version {}", spec.group, replaces + 1)
-        }
-        Command::Founded { instance, .. } => format!("{instance} is the primary of epoch 1"),
-        Command::LeaseGranted { instance, replaces, reason, .. } => {
-            format!(
-                "{instance} gets lease {} in epoch {}: {reason}",
-                replaces.lease_no.next(),
-                replaces.epoch
-            )
-        }
-        Command::VerdictChanged { verdict, .. } => format!("{}: {}", verdict.verdict, verdict.summary),
-        Command::RunOpened { plan } => format!("{} from {} planned: {}", plan.kind, plan.from, plan.reason),
-        Command::StepsStarted { steps, .. } => {
-            let all: Vec<_> = steps.iter().map(|s| s.effect.to_string()).collect();
-            format!("begin: {}", all.join("; "))
-        }
-        Command::StepEnded { step, outcome, .. } => format!("step {step} ended: {}", outcome_words(outcome)),
-        Command::Signalled { signal, detail, .. } => format!("{signal}: {detail}"),
-        Command::PromotionCommitted { instance, ends, proof, .. } => {
-            let why = match proof {
-                mesh_proto::lease::Proof::Receipt(r) => format!("a {:?} receipt", r.level),
-                mesh_proto::lease::Proof::Expired(e) => format!("the lease ran out, {} waited", e.waited),
-            };
-            format!("{instance} becomes primary of epoch {}; {ends} ended by {why}", ends.epoch.next())
-        }
-        Command::RepairStarted { effect, .. } => format!("repair begins: {effect}"),
-        Command::RepairEnded { repair, outcome, .. } => {
-            format!("repair {repair} ended: {}", outcome_words(outcome))
-        }
-        Command::Paused { length, reason, .. } => format!("paused for at most {length}: {reason}"),
-        Command::Resumed { .. } => "pause ended".to_owned(),
-        Command::Acknowledged { .. } => "hold-down ended".to_owned(),
-    }
-}
-
-fn outcome_words(outcome: &mesh_proto::effect::Outcome) -> String {
-    use mesh_proto::effect::Outcome;
-    match outcome {
-        Outcome::Done(_) => "done".to_owned(),
-        Outcome::Refused { detail, .. } => format!("refused, {detail}"),
-        Outcome::Unknown { detail } => format!("unknown, {detail}"),
     }
 }

@@ -10,6 +10,7 @@ mod leases;
 mod members;
 mod runs;
 mod specs;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -99,7 +99,7 @@ impl Facts<'_> {
         let name = self.primary;
         // First hand, and proved: the instance cannot acknowledge anything under this lease any more.
         if let Some(receipt) = self.receipt() {
-            let why = format!("{name}'s guard proves that it is fenced ({:?})", receipt.cause).to_lowercase();
+            let why = format!("{name}'s guard proves that it is fenced ({})", receipt.cause);
             return (Verdict::Down, why, Some(Loss::FirstHand(Box::new(receipt.clone()))));
         }
         if let Some(status) = self.guard {
@@ -257,20 +257,21 @@ impl Facts<'_> {
 
     fn evidence(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        let silent = || "silent".to_owned();
         let guard = self.heard.guard(&self.group.spec.group, self.primary);
         lines.push(guard.map_or_else(
             || format!("guard of {}: never heard", self.primary),
             |heard| {
-                let held =
-                    heard.said.lease.map_or_else(silent, |l| format!("{} with {} left", l.term, l.remaining));
+                let held = heard.said.lease.map_or_else(
+                    || "no lease".to_owned(),
+                    |l| format!("{} with {} left", l.term, l.remaining),
+                );
                 format!(
-                    "guard of {}: heard {} ago, process {:?}, lease {held}, write probe {:?}{}",
+                    "guard of {}: heard {} ago, {}, {held}, {}{}",
                     self.primary,
                     heard.age(self.now),
                     heard.said.process,
                     heard.said.write_probe,
-                    if heard.said.receipt.is_some() { ", receipt" } else { "" }
+                    if heard.said.receipt.is_some() { ", and a receipt that it is fenced" } else { "" }
                 )
             },
         ));
@@ -297,7 +298,7 @@ impl Facts<'_> {
         for (agent, site, vote) in &self.tally.votes {
             let word = match vote {
                 Vote::Lost(length) => format!("has not reached {} for {length}", self.primary),
-                Vote::Sees(seen) => format!("gets an answer from {}: {seen:?}", self.primary),
+                Vote::Sees(seen) => format!("gets an answer from {}: {seen}", self.primary),
                 Vote::Disqualified(why) => format!("does not count: {why}"),
             };
             lines.push(format!("observer {agent} at {site}: {word}"));

@@ -122,6 +122,19 @@ impl Drop for Session {
     }
 }
 
+/// Where a session was to lead, for people: `10.0.0.1:5432`, or the directory of the socket.
+fn target(config: &Config) -> String {
+    let ports = config.get_ports();
+    let places = config.get_hosts().iter().zip(0..).map(|(host, at)| {
+        let port = ports.get(at).or(ports.first()).copied().unwrap_or(5432);
+        match host {
+            tokio_postgres::config::Host::Tcp(name) => format!("{name}:{port}"),
+            tokio_postgres::config::Host::Unix(path) => format!("{}/.s.PGSQL.{port}", path.display()),
+        }
+    });
+    places.collect::<Vec<_>>().join(", ")
+}
+
 impl Session {
     /// Opens a superuser session over the unix socket. `search_path` is pinned: objects of users can't pose as ours.
     pub(super) async fn local(
@@ -160,7 +173,7 @@ impl Session {
     ) -> Result<Session, SqlError> {
         let connecting = bounded(what, deadline, config.connect(NoTls)).await?;
         let (client, connection) = connecting.map_err(|source| {
-            let target = format!("{:?} port {:?}", config.get_hosts(), config.get_ports());
+            let target = target(config);
             SqlError::Connect { what, target, source }
         })?;
         let driver = tokio::spawn(async move {

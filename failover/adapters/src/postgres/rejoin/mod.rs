@@ -121,7 +121,7 @@ pub enum RejoinError {
     Scan(#[source] std::io::Error),
     /// The new primary cannot be asked.
     #[error(
-        "the new primary cannot be asked; check its address, its pg_hba and the replication role's grants (`mesh doctor`)"
+        "the new primary cannot be asked; check its address, its pg_hba, and the replication role's password and grants"
     )]
     Source(#[source] SqlError),
     /// The password file.

@@ -1,0 +1,95 @@
+//! A command in one line for people, told from the state after it: what a step did, and what a run does now. The words
+//! are part of the audit's records, so of its hashes: agents of one mesh must say the same.
+
+use mesh_proto::command::Command;
+use mesh_proto::effect::Outcome;
+use mesh_proto::lease::Proof;
+use mesh_proto::run::{Run, Signal};
+use mesh_proto::{GroupName, RunId};
+
+use super::MeshState;
+
+impl MeshState {
+    pub(super) fn summary(&self, command: &Command) -> String {
+        match command {
+            Command::MeshFormed { mesh, members } => {
+                format!("mesh {mesh} formed with {} members", members.len())
+            }
+            Command::MemberAdded { member } => {
+                let vote = if member.voter { "with a vote" } else { "without a vote" };
+                format!("{} joins at {}, {vote}", member.agent, member.site)
+            }
+            Command::MemberRemoved { agent } => format!("{agent} leaves"),
+            Command::SpecApplied { replaces, spec } => {
+                format!("spec of {} applied, version {}", spec.group, replaces + 1)
+            }
+            Command::Founded { instance, .. } => format!("{instance} is the primary of epoch 1"),
+            Command::LeaseGranted { instance, replaces, reason, .. } => {
+                let (next, epoch) = (replaces.lease_no.next(), replaces.epoch);
+                format!("{instance} gets lease {next} in epoch {epoch}: {reason}")
+            }
+            Command::VerdictChanged { verdict, .. } => format!("{}: {}", verdict.verdict, verdict.summary),
+            Command::RunOpened { plan } => {
+                format!("{} from {} planned: {}", plan.kind, plan.from, plan.reason)
+            }
+            Command::StepsStarted { steps, .. } => {
+                let all: Vec<_> = steps.iter().map(|s| s.effect.to_string()).collect();
+                format!("begin: {}", all.join("; "))
+            }
+            Command::StepEnded { group, run, step, outcome, .. } => {
+                let step_of = |run: &Run| run.steps.get(step).map(|step| step.effect.to_string());
+                let what = self.run_now(group, *run).and_then(step_of);
+                ended(&what.unwrap_or_else(|| format!("step {step}")), outcome)
+            }
+            Command::Signalled { group, run, signal, detail, .. } => {
+                let now = self.run_now(group, *run);
+                let now = now.map(|run| format!("; now {}", run.phase)).unwrap_or_default();
+                format!("{}{detail}{now}", label(*signal))
+            }
+            Command::PromotionCommitted { instance, ends, proof, .. } => {
+                let why = match proof {
+                    Proof::Receipt(receipt) => format!("a {} receipt", receipt.level),
+                    Proof::Expired(expiry) => format!("the lease ran out, {} waited", expiry.waited),
+                };
+                format!("{instance} becomes primary of epoch {}; {ends} ended by {why}", ends.epoch.next())
+            }
+            Command::RepairStarted { effect, .. } => format!("repair begins: {effect}"),
+            Command::RepairEnded { group, repair, outcome } => {
+                let repairs = self.groups.get(group).into_iter().flat_map(|group| &group.repairs);
+                let what = repairs.clone().find(|known| known.id == *repair);
+                let what = what.map_or_else(|| format!("repair {repair}"), |known| known.effect.to_string());
+                ended(&what, outcome)
+            }
+            Command::Paused { length, reason, .. } => format!("paused for at most {length}: {reason}"),
+            Command::Resumed { .. } => "pause ended".to_owned(),
+            Command::Acknowledged { .. } => "hold-down ended".to_owned(),
+        }
+    }
+
+    fn run_now(&self, group: &GroupName, run: RunId) -> Option<&Run> {
+        self.groups.get(group)?.run.as_ref().filter(|now| now.id == run)
+    }
+}
+
+/// A signal that a person gave is said to be one; the others are told by their detail.
+const fn label(signal: Signal) -> &'static str {
+    match signal {
+        Signal::OperatorAbort => "told to stop: ",
+        Signal::Retry | Signal::RetryRoutes => "tried again: ",
+        Signal::StepFailed => "failed: ",
+        Signal::StepsDone
+        | Signal::PledgedByMajority
+        | Signal::PromotionCommitted
+        | Signal::NoCandidate
+        | Signal::PrimaryReturned
+        | Signal::CandidateReturned => "",
+    }
+}
+
+fn ended(what: &str, outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Done(_) => format!("done: {what}"),
+        Outcome::Refused { detail, .. } => format!("refused: {what}: {detail}"),
+        Outcome::Unknown { detail } => format!("outcome unknown: {what}: {detail}"),
+    }
+}
