@@ -117,6 +117,53 @@ pub fn check(spec: &GroupSpec, members: &[MemberRecord]) -> Vec<Finding> {
     findings
 }
 
+/// Checks a spec against the other groups: a server has one guard, and a guard one group; two groups that led the same
+/// backend would undo each other's routes.
+#[must_use]
+pub fn check_beside<'a>(spec: &GroupSpec, groups: impl Iterator<Item = &'a GroupSpec>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for other in groups.filter(|other| other.group != spec.group) {
+        for instance in &spec.instances {
+            let (field, what) = if other.instances.iter().any(|i| i.name == instance.name) {
+                ("name", format!("instance {}", instance.name))
+            } else if other.instances.iter().any(|i| i.address == instance.address) {
+                ("address", format!("the server at {}", instance.address))
+            } else if other.instances.iter().any(|i| i.guard == instance.guard) {
+                ("guard", format!("the guard at {}", instance.guard))
+            } else {
+                continue;
+            };
+            findings.push(Finding::new(
+                format!("instance[{}].{field}", instance.name),
+                format!("{what} belongs to group {} already", other.group),
+                "an instance is in one group: name another one, or leave it out",
+            ));
+        }
+        for route in &spec.routes {
+            let Some((field, what)) = other.routes.iter().find_map(|theirs| same_target(route, theirs))
+            else {
+                continue;
+            };
+            findings.push(Finding::new(
+                format!("route[{}].{field}", route.name),
+                format!("{what} belongs to group {} already", other.group),
+                "a route follows one group: lead another one, or leave it out",
+            ));
+        }
+    }
+    findings
+}
+
+/// What two routes would both change, and the key that names it.
+fn same_target(ours: &RouteSpec, theirs: &RouteSpec) -> Option<(&'static str, String)> {
+    match (&ours.target, &theirs.target) {
+        (RouteTarget::Haproxy(one), RouteTarget::Haproxy(other)) => {
+            let same = ours.agent == theirs.agent && one.backend == other.backend;
+            same.then(|| ("backend", format!("backend {} at {}", one.backend, ours.agent)))
+        }
+    }
+}
+
 fn check_timing(t: &Timing) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut need = |ok: bool, key: &str, what: String, next: String| {
@@ -283,6 +330,28 @@ mod tests {
         for p in [Profile::Fast, Profile::Lan, Profile::Wan] {
             assert_eq!(check_timing(&profile(p)), [], "{p:?}");
         }
+    }
+
+    #[test]
+    fn groups_share_no_instance_and_no_backend() {
+        let text = r#"{"group": "orders", "instance": [{"name": "pg-a", "site": "a", "agent": "a",
+            "address": "10.0.0.1:5432", "guard": "10.0.0.1:7401"}],
+            "route": [{"name": "db", "kind": "haproxy", "agent": "w", "backend": "pg", "listen": "10.0.0.3:5432"}]}"#;
+        let orders: GroupSpec = serde_json::from_str(text).unwrap();
+        let mut other = orders.clone();
+        assert_eq!(check_beside(&other, [&orders].into_iter()), [], "a newer version of the same group");
+        other.group = "billing".parse().unwrap();
+        let keys = |spec: &GroupSpec| -> Vec<String> {
+            check_beside(spec, [&orders].into_iter()).into_iter().map(|finding| finding.key).collect()
+        };
+        assert_eq!(keys(&other), ["instance[pg-a].name", "route[db].backend"]);
+        other.routes.clear();
+        other.instances[0].name = "pg-b".parse().unwrap();
+        assert_eq!(keys(&other), ["instance[pg-b].address"]);
+        other.instances[0].address = "10.0.0.1:5433".parse().unwrap();
+        assert_eq!(keys(&other), ["instance[pg-b].guard"]);
+        other.instances[0].guard = "10.0.0.1:7402".parse().unwrap();
+        assert!(keys(&other).is_empty());
     }
 
     #[test]

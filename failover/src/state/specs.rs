@@ -17,7 +17,8 @@ impl MeshState {
         if self.mesh.is_none() {
             return Err(Refused::Forbidden("the mesh is not formed yet; run `mesh form`".to_owned()));
         }
-        let findings = policy::check(spec, &self.member_list());
+        let mut findings = policy::check(spec, &self.member_list());
+        findings.extend(policy::check_beside(spec, self.groups.values().map(|group| &group.spec)));
         if let Some(first) = findings.first() {
             return Err(Refused::Forbidden(first.to_string()));
         }

@@ -32,15 +32,16 @@ impl Asked {
             let state = machine.state();
             let known = state.groups.get(&spec.group);
             let version = known.map_or(0, |group| group.version);
-            (
-                policy::check(&spec, &state.member_list()),
-                version,
-                known.is_some_and(|group| group.spec == spec),
-            )
+            let mut findings = policy::check(&spec, &state.member_list());
+            findings.extend(policy::check_beside(&spec, state.groups.values().map(|group| &group.spec)));
+            (findings, version, known.is_some_and(|group| group.spec == spec))
         });
-        if let Some(first) = findings.into_iter().next() {
-            let refusal = Refusal::new(RefusalCode::Invalid, first.what, first.next).about(first.key);
-            return Err(refusal);
+        if let Some(first) = findings.first() {
+            // The command line has shown every mistake that it can see itself at its line; what only the mesh knows is
+            // said together, at the line of the first.
+            let all: Vec<_> = findings.iter().map(|finding| finding.what.as_str()).collect();
+            let next = format!("{}; nothing was changed", first.next);
+            return Err(Refusal::new(RefusalCode::Invalid, all.join("; "), next).about(first.key.clone()));
         }
         if same {
             return Ok(Answer::Done(format!("{} is like this already (version {version})", spec.group)));
@@ -91,7 +92,7 @@ impl Asked {
                     return Err(unsafe_now(format!("{instance}: {trouble}"), "mend that first"));
                 }
                 if primary.process != ProcessState::Primary {
-                    let what = format!("{instance} does not run as a primary ({:?})", primary.process);
+                    let what = format!("{instance} is no running primary: it {}", primary.process);
                     return Err(unsafe_now(
                         what,
                         "adopt the instance that does, or start it as a primary first",
@@ -117,7 +118,7 @@ impl Asked {
                         ));
                     }
                     if status.process != ProcessState::Standby {
-                        let what = format!("{} does not run as a standby ({:?})", other.name, status.process);
+                        let what = format!("{} is no running standby: it {}", other.name, status.process);
                         return Err(unsafe_now(what, "start it as a standby of the primary first"));
                     }
                 }
@@ -144,12 +145,22 @@ impl Asked {
         let name = self.group(Some(group))?;
         if length == Millis::ZERO || length > PAUSE_MAX {
             let what = format!("a pause of {length} is not possible");
-            return Err(Refusal::new(RefusalCode::Invalid, what, "use a length up to 24 h"));
+            return Err(Refusal::new(
+                RefusalCode::Invalid,
+                what,
+                "use a length up to 24 h; nothing was changed",
+            ));
         }
-        let primary = self
-            .driver
-            .consensus
-            .read(|machine| machine.state().groups.get(&name).and_then(|g| g.primary.clone()));
+        let (primary, paused) = self.driver.consensus.read(|machine| {
+            let group = machine.state().groups.get(&name);
+            let paused = group.and_then(|g| g.pause.as_ref()).map(|pause| pause.reason.clone());
+            (group.and_then(|g| g.primary.clone()), paused)
+        });
+        if let Some(reason) = paused {
+            let what = format!("{name} is paused already: {reason}");
+            let next = "to pause it for another time or reason, `mesh resume` first; nothing was changed";
+            return Err(Refusal::new(RefusalCode::Conflict, what, next));
+        }
         let counted_from = primary.and_then(|primary| {
             self.driver.with_heard(|coordinator| {
                 let heard = coordinator.heard.guard(&name, &primary.instance)?;
