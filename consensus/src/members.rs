@@ -49,7 +49,7 @@ impl<M: Machine> Consensus<M> {
         let within = deadline.saturating_duration_since(Instant::now());
         let member = Member { address: address.to_owned(), name: name.to_owned(), incarnation: 0 };
         let answer = self.inner.peers.probe(node, &member, None, within).await;
-        let answer = answer.map_err(|status| DialError(status.to_string()))?;
+        let answer = answer.map_err(|status| DialError(status.message().to_owned()))?;
         if answer.id != node {
             return Err(DialError(format!("the agent at {address} is node {}, not {node}", answer.id)));
         }

@@ -24,6 +24,7 @@ struct Considered {
     wait: mesh_proto::Millis,
     wish: Wish,
     newest: Option<RunId>,
+    paused: Option<String>,
 }
 
 impl Asked {
@@ -95,10 +96,10 @@ impl Asked {
                     "name the first with `mesh adopt INSTANCE`",
                 ));
             };
-            check_target(group, ask)?;
             self.driver.with_heard(|coordinator| {
                 let heard = &coordinator.heard;
                 let judgement = verdict::judge(now, state, group, heard, true);
+                check_target(group, ask, &judgement)?;
                 let lease = group.lease().map(|lease| lease.term).unwrap_or_default();
                 let answers =
                     heard.fresh_guard(now, name, &primary.instance, group.timing.fresh).is_some_and(|s| {
@@ -140,7 +141,8 @@ impl Asked {
                     RunKind::Failover => group.timing.lease.plus(group.largest_fence),
                 };
                 let newest = group.run.as_ref().map(|run| run.id);
-                Ok(Considered { plan, findings, judgement, may_lose, wait, wish, newest })
+                let paused = group.pause.as_ref().map(|pause| pause.reason.clone());
+                Ok(Considered { plan, findings, judgement, may_lose, wait, wish, newest, paused })
             })
         })
     }
@@ -203,7 +205,7 @@ impl Asked {
     }
 }
 
-fn check_target(group: &Group, ask: &FailoverAsk) -> Result<(), Refusal> {
+fn check_target(group: &Group, ask: &FailoverAsk, judgement: &Judgement) -> Result<(), Refusal> {
     let primary = group.primary.as_ref().and_then(|p| group.instance(&p.instance));
     if let Some(site) = &ask.site {
         if !group.spec.instances.iter().any(|i| i.site == *site) {
@@ -220,7 +222,7 @@ fn check_target(group: &Group, ask: &FailoverAsk) -> Result<(), Refusal> {
             && !group.spec.instances.iter().any(|i| i.site == *site && i.name != primary.name)
         {
             let what = format!("the primary {} stands at {site} already", primary.name);
-            return Err(Refusal::new(RefusalCode::Conflict, what, "nothing needs to be done"));
+            return Err(already(group, what, judgement));
         }
     }
     if let Some(instance) = &ask.instance {
@@ -229,11 +231,31 @@ fn check_target(group: &Group, ask: &FailoverAsk) -> Result<(), Refusal> {
             return Err(Refusal::new(RefusalCode::NotFound, what, "see `mesh status` for the names"));
         }
         if primary.is_some_and(|primary| primary.name == *instance) {
-            let what = format!("{instance} is the primary already");
-            return Err(Refusal::new(RefusalCode::Conflict, what, "nothing needs to be done"));
+            return Err(already(group, format!("{instance} is the primary already"), judgement));
         }
     }
     Ok(())
+}
+
+/// The primary is where it shall be. That is no comfort when it is lost: then another place has to be named.
+fn already(group: &Group, what: String, judgement: &Judgement) -> Refusal {
+    if judgement.verdict == Verdict::Healthy {
+        return Refusal::new(RefusalCode::Conflict, what, "nothing needs to be done");
+    }
+    let primary = group.primary.as_ref().map(|primary| &primary.instance);
+    let others: Vec<_> = group.spec.instances.iter().filter(|i| Some(&i.name) != primary).collect();
+    let next = match others.first() {
+        None => "the group has no other instance: bring this one back".to_owned(),
+        Some(_) => {
+            let ways = others.iter().map(|other| format!("`mesh failover --instance {}`", other.name));
+            format!("to leave it: {}", ways.collect::<Vec<_>>().join(" or "))
+        }
+    };
+    Refusal::new(
+        RefusalCode::Conflict,
+        format!("{what}, and {}: {}", judgement.verdict, judgement.summary),
+        next,
+    )
 }
 
 /// Why the failover is not started, with what it would cost and which command overrides it.
@@ -241,6 +263,11 @@ fn refusal(ask: &FailoverAsk, found: &Considered) -> Option<Refusal> {
     if ask.force && ask.reason.trim().is_empty() {
         let what = "--force needs a reason, which the audit keeps";
         return Some(Refusal::new(RefusalCode::Invalid, what, "add --reason \"…\""));
+    }
+    if let Some(reason) = &found.paused {
+        let what = format!("the group is paused: {reason}");
+        let next = "`mesh resume` ends the pause; nothing was changed";
+        return Some(Refusal::new(RefusalCode::Conflict, what, next));
     }
     let graceful = found.plan.kind == RunKind::Switchover;
     if ask.graceful_only && !graceful {
@@ -255,9 +282,10 @@ fn refusal(ask: &FailoverAsk, found: &Considered) -> Option<Refusal> {
         let what: Vec<_> = found.findings.iter().cloned().chain(rejected).collect();
         let lag = found.plan.rejected.iter().any(|(_, why)| why.contains("max_lag_bytes"));
         let next = if lag && !ask.force {
-            "`mesh failover --force --reason \"…\"` promotes it all the same and loses what it lacks"
+            "bring the primary or another standby back; or `mesh failover --force --reason \"…\"`, which promotes it all the \
+             same and loses what it lacks; nothing was changed"
         } else {
-            "mend that first; `mesh status` shows every instance"
+            "mend that first; `mesh status` shows every instance; nothing was changed"
         };
         return Some(Refusal::new(RefusalCode::Unsafe, what.join("; "), next));
     }
@@ -279,7 +307,8 @@ fn refusal(ask: &FailoverAsk, found: &Considered) -> Option<Refusal> {
 }
 
 fn steps(plan: &Plan) -> Vec<String> {
-    let first = plan.candidates.first().map_or("(nobody)", |c| c.as_str());
+    // Without anybody to promote there is nothing to do; the findings say why.
+    let Some(first) = plan.candidates.first() else { return Vec::new() };
     let from = &plan.from;
     match plan.kind {
         RunKind::Switchover => vec![

@@ -17,6 +17,19 @@ const CHANGE_DEADLINE: Duration = Duration::from_secs(12);
 
 impl Asked {
     pub(super) async fn add_node(&self, actor: Actor, member: MemberRecord) -> Reply {
+        let known = self.driver.consensus.read(|machine| machine.state().members.get(&member.agent).cloned());
+        // A voter's record stays a voter's: it votes, whatever is asked for here.
+        if let Some(known) = known.filter(|known| known.voter) {
+            if (MemberRecord { voter: true, ..member.clone() }) == known {
+                return Ok(Answer::Done(format!("{} is a member already, and votes", known.agent)));
+            }
+            let what = format!(
+                "there is an agent {} already: number {} at {}, {}",
+                known.agent, known.id, known.site, known.address
+            );
+            let next = "give the new member a name, a number and an address of its own; nothing was changed";
+            return Err(Refusal::new(RefusalCode::Conflict, what, next));
+        }
         let found = self
             .driver
             .consensus
@@ -25,7 +38,10 @@ impl Asked {
             .map_err(|error| {
                 Refusal::new(
                     RefusalCode::Conflict,
-                    format!("the agent at {} does not answer as node {}: {error}", member.address, member.id),
+                    format!(
+                        "the agent at {} does not answer as number {}: {error}; nothing was changed",
+                        member.address, member.id
+                    ),
                     "run `mesh agent init` and `mesh agent` there first, with the same mesh id and this number",
                 )
             })?;

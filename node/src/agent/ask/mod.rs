@@ -21,6 +21,8 @@ use crate::rpc::CallError;
 
 /// How long the leader may take to answer a forwarded question.
 const FORWARD_DEADLINE: Duration = Duration::from_secs(18);
+/// Pause before a question that did not reach a leader is forwarded again.
+const FORWARD_AGAIN: Duration = Duration::from_millis(100);
 /// How long a question waits for a leader to be elected.
 const LEADER_DEADLINE: Duration = Duration::from_secs(4);
 /// Pause between two looks at something that is about to change.
@@ -82,7 +84,16 @@ impl Asked {
                 Some(leader) if leader == self.driver.consensus.identity().node => {
                     return self.lead(actor, ask).await;
                 }
-                Some(leader) => return self.forward(leader, actor, ask).await,
+                Some(leader) => match self.forward(leader, actor.clone(), ask.clone()).await {
+                    // Nothing was changed: the leader is gone, and another one is about to be elected.
+                    Err(refusal)
+                        if refusal.code == RefusalCode::NoQuorum
+                            && tokio::time::Instant::now() < deadline =>
+                    {
+                        tokio::time::sleep(FORWARD_AGAIN).await;
+                    }
+                    answered => return answered,
+                },
                 None if tokio::time::Instant::now() >= deadline => {
                     return Err(Refusal::new(
                         RefusalCode::NoQuorum,
