@@ -2,12 +2,21 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser as _};
 use mesh_node::cli::{Cli, Command, exit, local, operate, output::Output};
 use mesh_node::programs;
 
 fn main() -> ExitCode {
-    let Cli { common, command } = Cli::parse();
+    let Cli { common, command } = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Nothing was asked for: everything that could be is a better answer than a list of names.
+        Err(error) if error.kind() == ErrorKind::MissingSubcommand && std::env::args_os().len() == 1 => {
+            eprint!("{}", Cli::command().render_help());
+            return exit::Exit::Invalid.into();
+        }
+        Err(error) => error.exit(),
+    };
     match command {
         Command::Ask(operation) => operate::main(&common, operation),
         Command::Agent(args) => programs::agent(&common, &args),

@@ -26,6 +26,7 @@ pub const DEFAULT_CONFIG: &str = "/etc/mesh/mesh.toml";
                   mesh failover --site dr\n\n\
                   Exit codes: mesh help exit-codes",
     disable_help_subcommand = false,
+    subcommand_required = true,
     max_term_width = 100,
     propagate_version = false
 )]
@@ -121,6 +122,9 @@ pub struct StatusArgs {
     /// How often, with --watch
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = millis)]
     pub every: Millis,
+    /// Also say in full why a promise is downgraded on a host (--json always does)
+    #[arg(long)]
+    pub notes: bool,
 }
 
 /// `mesh why`
@@ -302,8 +306,12 @@ pub enum AuditCommand {
         #[arg(long)]
         run: Option<RunId>,
     },
-    /// Check the chain of hashes here, and compare it with every other agent's
-    Verify,
+    /// Check the chain of hashes here and compare it with every other agent's, or check an export
+    Verify {
+        /// An export to check instead: each record, and that the mesh has the same ones. Works without an agent too
+        #[arg(long, short, value_name = "FILE")]
+        file: Option<PathBuf>,
+    },
     /// Write every record as a line of JSON
     Export {
         /// Where to; standard output when left out. An existing file is not overwritten

@@ -1,11 +1,12 @@
 //! `mesh audit`: pages through the chain of records.
 
 use std::fs::OpenOptions;
-use std::io::{BufWriter, Write};
+use std::io::{BufRead, BufReader, BufWriter, Write};
 use std::path::Path;
 
+use mesh_failover::state::{Audit, verify};
 use mesh_proto::audit::AuditRecord;
-use mesh_proto::operator::{Answer, Ask};
+use mesh_proto::operator::{Agreement, Answer, Ask, AuditReport};
 
 use super::args::AuditCommand;
 use super::exit::{Exit, Failure};
@@ -21,7 +22,8 @@ const PAGE: u32 = 500;
 /// A [`Failure`] that says what is wrong.
 pub async fn run(operator: &Operator, command: AuditCommand) -> Result<Exit, Failure> {
     match command {
-        AuditCommand::Verify => {
+        AuditCommand::Verify { file: Some(file) } => verify_export(operator, &file).await,
+        AuditCommand::Verify { file: None } => {
             let answer = operator.ask(Ask::AuditVerify).await?;
             operator.answer(&answer)
         }
@@ -86,6 +88,72 @@ async fn page(operator: &Operator, from: u64, limit: u32) -> Result<Vec<AuditRec
     let answer = operator.ask(Ask::Audit { from, limit }).await?;
     let Answer::Audit(records) = answer else { return Err(operator.other_answer(false)) };
     Ok(records)
+}
+
+/// An export proves itself, whoever kept it meanwhile; that it is this mesh's, an agent says.
+async fn verify_export(operator: &Operator, path: &Path) -> Result<Exit, Failure> {
+    let (audit, mut broken) = read_export(path)?;
+    if broken.is_none() {
+        broken = verify(&audit).err().map(|(seq, why)| (seq, why.to_string()));
+    }
+    let head = audit.head();
+    let mut newer = 0;
+    let agreement = match operator.client.ask(Ask::AuditHash { seq: head.0 }).await {
+        Ok(Answer::AuditHash { hash: Some(hash), head: there }) if hash == head.1 => {
+            newer = there.saturating_sub(head.0);
+            Agreement::Agrees(head.0)
+        }
+        Ok(Answer::AuditHash { hash: Some(_), .. }) => Agreement::Differs(head.0),
+        Ok(Answer::AuditHash { hash: None, head: there }) => {
+            Agreement::NotReached(format!("it has no record {} (its newest is {there})", head.0))
+        }
+        Ok(_) => return Err(operator.other_answer(false)),
+        Err(error) => Agreement::NotReached(error.to_string()),
+    };
+    let records = u64::try_from(audit.records.len()).unwrap_or(u64::MAX);
+    let report = render::ExportReport {
+        file: path.to_owned(),
+        first: audit.anchor.0 + 1,
+        report: AuditReport { records, head, broken, agents: Vec::new() },
+        mesh: agreement,
+        newer,
+    };
+    operator.output.show(&report, render::export_report)?;
+    Ok(if report.intact() { Exit::Done } else { Exit::RunFailed })
+}
+
+/// The records up to the first line that is not one as it was written, and that line.
+fn read_export(path: &Path) -> Result<(Audit, Option<(u64, String)>), Failure> {
+    let unreadable = |error: std::io::Error| {
+        let what = format!("cannot read {}: {error}", path.display());
+        Failure::new(Exit::Invalid, what, "name a file that `mesh audit export` wrote")
+    };
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    let (mut audit, mut broken) = (Audit::default(), None);
+    for (line, number) in BufReader::new(file).lines().zip(1_u64..) {
+        let line = line.map_err(unreadable)?;
+        let Ok(record) = serde_json::from_str::<AuditRecord>(&line) else {
+            broken = Some((number, format!("line {number} of the file is no record")));
+            break;
+        };
+        // What is not hashed, because it is not read, is a change too.
+        if serde_json::to_string(&record).ok().as_ref() != Some(&line) {
+            broken = Some((record.seq, format!("line {number} of the file is not as it was written")));
+            break;
+        }
+        if number == 1 && record.seq > 1 {
+            audit.anchor = (record.seq - 1, record.previous.clone());
+        }
+        audit.records.push(record);
+    }
+    if audit.records.is_empty() && broken.is_none() {
+        return Err(Failure::new(
+            Exit::Invalid,
+            format!("{} has no record in it", path.display()),
+            "name a file that `mesh audit export` wrote",
+        ));
+    }
+    Ok((audit, broken))
 }
 
 async fn export(operator: &Operator, out: Option<&Path>) -> Result<Exit, Failure> {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use mesh_proto::operator::{Answer, Ask, RunView};
+use mesh_proto::operator::{Answer, Ask, RefusalCode, RunView};
 use mesh_proto::run::Phase;
 use tokio::time::{Instant, MissedTickBehavior};
 
@@ -83,6 +83,9 @@ pub async fn to_the_end(operator: &Operator, first: RunView) -> Result<Exit, Fai
                     operator.output.progress("          the agent answers again\n")?;
                 }
             }
+            // The leader began it; the agent of this host may be some entries behind.
+            Ok(Answer::Refused(refusal))
+                if refusal.code == RefusalCode::NotFound && seen.elapsed() <= AWAY => {}
             Ok(Answer::Refused(refusal)) => return Err(refusal.into()),
             Ok(_) => return Err(operator.other_answer(false)),
             Err(error) if seen.elapsed() > AWAY => {

@@ -4,7 +4,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use mesh_proto::command::MemberRecord;
-use mesh_proto::operator::{Answer, Ask, FailoverAsk, PlanView, RunView};
+use mesh_proto::operator::{Answer, Ask, FailoverAsk, PlanView, RunView, StatusView};
 use mesh_proto::run::Phase;
 use mesh_proto::{GroupName, InstanceName};
 
@@ -15,6 +15,7 @@ use super::args::{
 use super::client::{AskError, Client, changes};
 use super::exit::{Exit, Failure};
 use super::output::Output;
+use super::render::Detail;
 use super::{apply, audit, caller, follow, render};
 
 /// Runs one operator command to its end, on a runtime of its own.
@@ -127,7 +128,9 @@ impl Operator {
                     output.text(&format!("{line}\n"))?;
                 }
             }
-            Answer::Status(view) => output.show(view, |view, look| render::status(view, look))?,
+            Answer::Status(view) => {
+                output.show(view, |view, look| render::status(view, Detail::Brief, look))?;
+            }
             Answer::Why(view) => output.show(view, |view, look| render::why(view, look))?,
             Answer::Plan(view) => return self.show_plan(view),
             Answer::Run(view) => output.show(view, |view, look| render::run(view, look))?,
@@ -148,8 +151,13 @@ impl Operator {
     }
 
     async fn status(&self, args: StatusArgs) -> Result<Exit, Failure> {
+        let detail = if args.notes { Detail::Notes } else { Detail::Brief };
+        let shown =
+            |view: &StatusView| self.output.show(view, |view, look| render::status(view, detail, look));
         if !args.watch {
-            return self.show(Ask::Status).await;
+            let view = self.status_view().await?;
+            shown(&view)?;
+            return Ok(Exit::Done);
         }
         // A line each for programs, a fresh screen each for people.
         let clear = if self.output.terminal && !self.output.json { "\x1b[H\x1b[2J" } else { "" };
@@ -157,12 +165,12 @@ impl Operator {
         pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let answer = tokio::select! {
-                answer = async { pace.tick().await; self.ask(Ask::Status).await } => answer,
+                answer = async { pace.tick().await; self.status_view().await } => answer,
                 stop = tokio::signal::ctrl_c() => return ended(stop),
             };
             self.output.text(clear)?;
             match answer {
-                Ok(answer) => self.answer(&answer).map(drop)?,
+                Ok(view) => shown(&view)?,
                 // A watcher outlives a restart of the agent.
                 Err(failure) if failure.exit == Exit::NotReachable => self.output.failure(&failure),
                 Err(failure) => return Err(failure),
@@ -173,16 +181,34 @@ impl Operator {
         }
     }
 
-    async fn plan(&self, mut ask: FailoverAsk) -> Result<Exit, Failure> {
-        ask.dry_run = true;
-        let view = self.planned(ask).await?;
-        self.show_plan(&view)
+    async fn status_view(&self) -> Result<Box<StatusView>, Failure> {
+        let answer = self.ask(Ask::Status).await?;
+        let Answer::Status(view) = answer else { return Err(self.other_answer(false)) };
+        Ok(view)
     }
 
-    async fn planned(&self, ask: FailoverAsk) -> Result<Box<PlanView>, Failure> {
+    async fn plan(&self, mut ask: FailoverAsk) -> Result<Exit, Failure> {
+        ask.dry_run = true;
+        match self.planned(ask).await? {
+            Planned::Plan(view) => self.show_plan(&view),
+            Planned::Running(view) => {
+                let (id, phase) = (view.run.id, view.run.phase);
+                Err(Failure::new(
+                    Exit::Conflict,
+                    format!("run {id} is going on ({phase}): a plan made now would not hold"),
+                    format!("mesh run {id} --follow"),
+                ))
+            }
+        }
+    }
+
+    async fn planned(&self, ask: FailoverAsk) -> Result<Planned, Failure> {
         let answer = self.ask(Ask::Failover(ask)).await?;
+        if let Answer::Run(view) = answer {
+            return Ok(Planned::Running(view));
+        }
         let Answer::Plan(view) = answer else { return Err(self.other_answer(false)) };
-        Ok(view)
+        Ok(Planned::Plan(view))
     }
 
     fn show_plan(&self, view: &PlanView) -> Result<Exit, Failure> {
@@ -211,7 +237,11 @@ impl Operator {
             return self.plan(ask).await;
         }
         if !how.yes {
-            let view = self.planned(FailoverAsk { dry_run: true, ..ask.clone() }).await?;
+            let view = match self.planned(FailoverAsk { dry_run: true, ..ask.clone() }).await? {
+                Planned::Plan(view) => view,
+                // Nothing to decide: two at once end in one run.
+                Planned::Running(view) => return follow::to_the_end(self, *view).await,
+            };
             if !view.findings.is_empty() {
                 return self.show_plan(&view);
             }
@@ -346,14 +376,21 @@ impl Operator {
     }
 
     async fn groups(&self) -> Result<Vec<(GroupName, Vec<InstanceName>)>, Failure> {
-        let answer = self.ask(Ask::Status).await?;
-        let Answer::Status(view) = answer else { return Err(self.other_answer(false)) };
-        Ok(view
+        Ok(self
+            .status_view()
+            .await?
             .groups
             .into_iter()
             .map(|group| (group.group, group.instances.into_iter().map(|i| i.name).collect()))
             .collect())
     }
+}
+
+/// What came of asking for a plan.
+enum Planned {
+    Plan(Box<PlanView>),
+    /// A run is going on already.
+    Running(Box<RunView>),
 }
 
 fn no_groups() -> Failure {

@@ -70,8 +70,11 @@ impl Output {
     pub fn progress(&self, text: &str) -> Result<(), Failure> {
         if self.json { write(io::stderr().lock(), text) } else { write(io::stdout().lock(), text) }
     }
-    /// The error that a command ends with. Nothing can be done about a standard error that cannot be written.
+    /// The error that a command ends with; one without words is not shown. Nothing can be done about a standard error that cannot be written.
     pub fn failure(&self, failure: &Failure) {
+        if failure.what.is_empty() {
+            return;
+        }
         let text = if self.json { failure.json() } else { failure.text() };
         let _gone = io::stderr().lock().write_all(text.as_bytes());
     }
@@ -79,6 +82,10 @@ impl Output {
 
 fn write(mut stream: impl io::Write, text: &str) -> Result<(), Failure> {
     stream.write_all(text.as_bytes()).and_then(|()| stream.flush()).map_err(|error| {
+        // Whoever read has seen enough (`mesh audit show | head`): nothing is wrong.
+        if error.kind() == io::ErrorKind::BrokenPipe {
+            return Failure::new(Exit::Error, "", "");
+        }
         Failure::new(
             Exit::Error,
             format!("cannot write the output: {error}"),

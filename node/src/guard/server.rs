@@ -215,8 +215,13 @@ impl Server {
         all
     }
 
+    /// Another reason. Each thread on the way to a fence asks for its own priority; what the host refuses to all of them
+    /// is one reason.
     pub(super) fn downgrade(&self, why: String) {
-        self.inner().downgraded.push(why);
+        let mut inner = self.inner();
+        if !inner.downgraded.contains(&why) {
+            inner.downgraded.push(why);
+        }
     }
 
     /// What the driver tells the eyes: whether the server is open as primary, and how often to look.

@@ -56,7 +56,19 @@ pub fn of_mesh(view: &StatusView) -> Option<Headline> {
             Level::Bad,
             "NOT FORMED",
             format!("agent {} runs, but its mesh has not been formed yet", view.agent),
-            "when every voter's agent runs, once, on one of them: mesh form",
+            format!(
+                "when every voter's agent runs, once, on one of them: mesh form\n\
+                 to join a mesh that is formed already, on one of its agents: mesh node add {} --id … --site … --address …",
+                view.agent
+            ),
+        ));
+    }
+    if !view.nodes.iter().any(|node| node.member.agent == view.agent) {
+        return Some(headline(
+            Level::Bad,
+            "NO MEMBER",
+            format!("agent {} does not belong to the mesh: it left, and what follows is old", view.agent),
+            "ask another agent; to let this host join again: a new store, a new number, mesh node add",
         ));
     }
     if view.leader.is_none() {
@@ -148,7 +160,13 @@ fn healthy(group: &GroupStatus, primary: &str) -> Headline {
     let following = group.instances.iter().filter(|instance| follows(instance)).count();
     let wanted = group.instances.len().saturating_sub(1);
     if let Some(why) = group.blocked.as_ref().filter(|_| group.automatic) {
-        let says = format!("{serving}; no automatic failover now: {why}");
+        // A standby that is missing is no less worth knowing.
+        let few = if following < wanted {
+            format!("; {following} of {} follow", count(wanted, "standby", "standbys"))
+        } else {
+            String::new()
+        };
+        let says = format!("{serving}{few}; no automatic failover now: {why}");
         let next = blocked_next(group, &format!("mesh why --group {name}"));
         return headline(Level::Attention, "OK, BLOCKED", says, next);
     }

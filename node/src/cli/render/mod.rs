@@ -8,8 +8,8 @@ mod table;
 mod text;
 
 pub use run::{Progress, plan, run, run_heading, run_summary};
-pub use status::{nodes, status};
-pub use story::{audit, audit_report, verified, why};
+pub use status::{Detail, nodes, status};
+pub use story::{ExportReport, audit, audit_report, export_report, verified, why};
 pub use text::Look;
 
 #[cfg(test)]

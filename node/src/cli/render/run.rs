@@ -30,11 +30,13 @@ pub fn plan(view: &PlanView, look: &Look) -> String {
         None => "not known".to_owned(),
     };
     out.push_str(&look.labelled(Tone::Dim, "  may lose  ", &loss));
-    let wait = format!(
-        "at most {} for the old lease, when no receipt comes sooner",
-        text::length(view.wait_at_most)
-    );
-    out.push_str(&look.labelled(Tone::Dim, "  waits     ", &wait));
+    if view.wait_at_most > Millis::ZERO {
+        let wait = format!(
+            "at most {} for the old lease, when no receipt comes sooner",
+            text::length(view.wait_at_most)
+        );
+        out.push_str(&look.labelled(Tone::Dim, "  waits     ", &wait));
+    }
     if plan.candidates.len() > 1 {
         let names: Vec<_> = plan.candidates.iter().map(ToString::to_string).collect();
         let text = format!("{} (which one, is decided when they are frozen)", names.join(", "));
@@ -53,11 +55,13 @@ pub fn plan(view: &PlanView, look: &Look) -> String {
             out.push_str(&look.labelled(Tone::Bad, "  NOT SAFE  ", finding));
         }
         out.push_str("it may not be executed as it is; nothing was changed\n");
+        // --force waives verdict, hold-down and lag; it makes nobody fit who is not.
+        let lags = plan.rejected.iter().any(|(_, why)| why.contains("max_lag_bytes"));
         let next = match plan.kind {
-            RunKind::Switchover => "mend what is not safe, and plan again",
-            RunKind::Failover => {
+            RunKind::Failover if lags || !plan.candidates.is_empty() => {
                 "mend what is not safe, or waive verdict, hold-down and lag limit: mesh failover … --force --reason \"…\""
             }
+            RunKind::Failover | RunKind::Switchover => "mend what is not safe, and plan again",
         };
         out.push_str(&look.step("next: ", next));
     }

@@ -21,7 +21,7 @@ use mesh_proto::{
     DataIncarnation, Epoch, Generation, GuardIncarnation, LeaseNo, Lsn, Millis, NodeId, RunId, Wall,
 };
 
-use super::{Look, Progress, audit, audit_report, plan, run_summary, status, why};
+use super::{Detail, Look, Progress, audit, audit_report, plan, run_summary, why};
 
 const LOOK: Look = Look { width: 110, color: false };
 /// 2025-11-21 08:04:05 UTC.
@@ -265,6 +265,10 @@ fn run(moment: usize) -> Run {
     }
 }
 
+fn status(view: &StatusView, look: &Look) -> String {
+    super::status(view, Detail::Brief, look)
+}
+
 fn view(run: Run) -> RunView {
     RunView { run, joined: false }
 }
@@ -409,6 +413,28 @@ fn golden_narrow_terminal() {
     }
     let text = status(&view, &Look { width: 80, color: false });
     golden("status-narrow", &text);
+}
+
+#[test]
+fn golden_downgrades_are_one_line_and_each_reason_once() {
+    let mut view = healthy();
+    for (at, why) in [
+        (0, "no hardware watchdog is used: a host that was suspended may answer before its guard fences"),
+        (1, "no hardware watchdog is used: a host that was suspended may answer before its guard fences"),
+        (
+            1,
+            "the guard has no real-time priority: on an overloaded host a fence may be late; set LimitRTPRIO=10",
+        ),
+    ] {
+        if let Some((guard, _)) = &mut view.groups[0].instances[at].guard {
+            guard.downgraded.push(why.into());
+        }
+    }
+    // What is wrong stands first, also where it concerns the last instance.
+    view.groups[0].instances[0].repair = Some("let pg-east follow pg-dr: going on".into());
+    view.groups[0].instances[1].guard.as_mut().unwrap().0.trouble = Some("its disk is full".into());
+    golden("status-downgraded", &status(&view, &LOOK));
+    golden("status-notes", &super::status(&view, Detail::Notes, &LOOK));
 }
 
 #[test]

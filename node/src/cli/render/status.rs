@@ -1,17 +1,29 @@
 //! `mesh status` and `mesh node list`.
 
-use mesh_proto::Millis;
 use mesh_proto::command::Verdict;
-use mesh_proto::evidence::{GuardStatus, ProcessState, Sighting, WriteProbe};
+use mesh_proto::evidence::{GuardStatus, ProcessState, Seen, Sighting, WriteProbe};
 use mesh_proto::operator::{GroupStatus, InstanceStatus, NodeView, RouteStatus, StatusView};
+use mesh_proto::{InstanceName, Millis};
 
 use super::headline::{self, Level};
 use super::table::Table;
 use super::text::{self, Look, Tone};
 
+/// Guards report several times a second: an older report is news in itself.
+const OLD: Millis = Millis(2_000);
+
+/// How much is said of what is no news: why a promise is downgraded on a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Detail {
+    /// That there is something, and how to read it.
+    Brief,
+    /// All of it.
+    Notes,
+}
+
 /// Everything that an operator needs first: the verdict, what to do, then what it rests on.
 #[must_use]
-pub fn status(view: &StatusView, look: &Look) -> String {
+pub fn status(view: &StatusView, detail: Detail, look: &Look) -> String {
     let mut lines: Vec<_> = headline::of_mesh(view).into_iter().collect();
     let no_leader = view.leader.is_none();
     let mut of_groups: Vec<_> = view.groups.iter().map(headline::of_group).collect();
@@ -33,7 +45,7 @@ pub fn status(view: &StatusView, look: &Look) -> String {
     }
     for group in &view.groups {
         out.push('\n');
-        out.push_str(&of_group(group, look));
+        out.push_str(&of_group(group, detail, look));
     }
     if !view.nodes.is_empty() {
         out.push('\n');
@@ -47,7 +59,7 @@ pub fn status(view: &StatusView, look: &Look) -> String {
     out
 }
 
-fn of_group(group: &GroupStatus, look: &Look) -> String {
+fn of_group(group: &GroupStatus, detail: Detail, look: &Look) -> String {
     let mode = if group.automatic { "automatic" } else { "by hand" };
     let (fresh, expected) = group.observers;
     let heading = format!(
@@ -74,15 +86,53 @@ fn of_group(group: &GroupStatus, look: &Look) -> String {
         table.row(instance_row(group, instance));
     }
     out.push_str(&table.text(look, 2));
-    for instance in &group.instances {
-        for (tone, note) in notes(instance) {
-            out.push_str(&look.labelled(tone, &format!("  ! {}: ", instance.name), &note));
-        }
+    let mut said: Vec<_> = group.instances.iter().flat_map(notes).collect();
+    // What is wrong stands before what goes on.
+    said.sort_by_key(|(tone, ..)| *tone != Tone::Bad);
+    for (tone, instance, note) in said {
+        out.push_str(&look.labelled(tone, &format!("  ! {instance}: "), &note));
     }
     for route in &group.routes {
         out.push_str(&route_line(group, route, look));
     }
+    out.push_str(&downgrades(group, detail, look));
     out
+}
+
+/// Where "one writer" is downgraded, and why: one calm line, since it is so every day, or each reason once.
+fn downgrades(group: &GroupStatus, detail: Detail, look: &Look) -> String {
+    let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
+    let mut places: Vec<&str> = Vec::new();
+    for instance in &group.instances {
+        let name = instance.name.as_str();
+        for why in instance.guard.iter().flat_map(|(guard, _)| &guard.downgraded) {
+            match reasons.iter_mut().find(|(known, _)| known == why) {
+                Some((_, names)) => names.push(name),
+                None => reasons.push((why, vec![name])),
+            }
+            if !places.contains(&name) {
+                places.push(name);
+            }
+        }
+    }
+    if reasons.is_empty() {
+        return String::new();
+    }
+    let heading = format!("\"one writer\" is downgraded at {}", places.join(", "));
+    match detail {
+        Detail::Brief => {
+            let count = text::count(reasons.len(), "reason", "reasons");
+            look.labelled(Tone::Dim, "  note  ", &format!("{heading}, for {count}: `mesh status --notes`"))
+        }
+        Detail::Notes => {
+            let mut out = look.labelled(Tone::Dim, "  note  ", &heading);
+            for (why, names) in reasons {
+                let at = if names == places { String::new() } else { format!("{}: ", names.join(", ")) };
+                out.push_str(&look.labelled(Tone::Dim, "        - ", &format!("{at}{why}")));
+            }
+            out
+        }
+    }
 }
 
 fn instance_row(group: &GroupStatus, instance: &InstanceStatus) -> Vec<(Tone, String)> {
@@ -116,6 +166,8 @@ fn instance_row(group: &GroupStatus, instance: &InstanceStatus) -> Vec<(Tone, St
         (Tone::Plain, instance.site.to_string()),
         (Tone::Plain, role.to_owned()),
         match guard {
+            // What a silent guard said last need not be so any more.
+            Some((_, age)) if *age >= OLD => (Tone::Bad, "not heard".to_owned()),
             Some((guard, _)) => state(guard, primary),
             None => (Tone::Bad, "guard silent".to_owned()),
         },
@@ -189,7 +241,6 @@ fn misses(bad: &[&(mesh_proto::AgentName, Sighting)]) -> String {
 
 /// An answer that is neither a loss nor what a working server says.
 fn odd(sighting: &Sighting) -> Option<&'static str> {
-    use mesh_proto::evidence::Seen;
     match sighting.seen {
         Seen::Writable { .. } | Seen::ReadOnly | Seen::Refused | Seen::TimedOut | Seen::Unreachable => None,
         Seen::Starting | Seen::Busy | Seen::AuthFailed | Seen::WrongSystem | Seen::Error | Seen::NotYet => {
@@ -198,25 +249,38 @@ fn odd(sighting: &Sighting) -> Option<&'static str> {
     }
 }
 
-fn notes(instance: &InstanceStatus) -> Vec<(Tone, String)> {
+/// What is worth saying of an instance besides its row.
+fn notes(instance: &InstanceStatus) -> Vec<(Tone, &InstanceName, String)> {
+    let name = &instance.name;
     let mut notes = Vec::new();
     if let Some((guard, age)) = &instance.guard {
-        notes.extend(guard.trouble.iter().map(|trouble| (Tone::Bad, trouble.clone())));
-        notes.extend(guard.busy.iter().map(|busy| (Tone::Dim, busy.clone())));
-        let downgraded = guard.downgraded.iter();
-        notes.extend(downgraded.map(|why| (Tone::Warn, format!("\"one writer\" is downgraded here: {why}"))));
-        // Guards report several times a second: an old report is news in itself.
-        if age.0 >= 2_000 {
-            notes.push((Tone::Warn, format!("its guard was last heard {} ago", text::length(*age))));
+        notes.extend(guard.trouble.iter().map(|trouble| (Tone::Bad, name, trouble.clone())));
+        notes.extend(guard.busy.iter().map(|busy| (Tone::Dim, name, busy.clone())));
+        if *age >= OLD {
+            notes.push((Tone::Warn, name, format!("its guard was last heard {} ago", text::length(*age))));
         }
     } else {
-        let text = format!(
-            "nothing was heard from its guard; on its host: `systemctl status mesh-guard@{}`",
-            instance.name
-        );
-        notes.push((Tone::Bad, text));
+        let text =
+            format!("nothing was heard from its guard; on its host: `systemctl status mesh-guard@{name}`");
+        notes.push((Tone::Bad, name, text));
     }
-    notes.extend(instance.repair.iter().map(|repair| (Tone::Warn, repair.clone())));
+    let found = |wanted: Seen| {
+        let agents = instance.seen.iter().filter(|(_, sighting)| sighting.seen == wanted);
+        let names: Vec<_> = agents.map(|(agent, _)| agent.to_string()).collect();
+        Some(names.join(", ")).filter(|names| !names.is_empty())
+    };
+    if let Some(agents) = found(Seen::AuthFailed) {
+        let text = format!(
+            "refuses the login of the observers {agents}, who are blind without it: check [probe] in their files, and the \
+             role's password and pg_hba"
+        );
+        notes.push((Tone::Bad, name, text));
+    }
+    if let Some(agents) = found(Seen::WrongSystem) {
+        let text = format!("a server of another cluster answers at {}, say {agents}", instance.address);
+        notes.push((Tone::Bad, name, text));
+    }
+    notes.extend(instance.repair.iter().map(|repair| (Tone::Warn, name, repair.clone())));
     notes
 }
 

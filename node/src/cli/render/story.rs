@@ -1,7 +1,10 @@
 //! `mesh why` and `mesh audit`: what happened, from the record alone.
 
+use std::path::PathBuf;
+
 use mesh_proto::audit::AuditRecord;
 use mesh_proto::operator::{Agreement, AuditReport, WhyView};
+use serde::Serialize;
 
 use super::table::Table;
 use super::text::{self, Look, Tone};
@@ -75,6 +78,72 @@ pub fn verified(report: &AuditReport) -> bool {
         Agreement::Differs(_) => false,
     });
     report.broken.is_none() && same
+}
+
+/// What a check of an exported file found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ExportReport {
+    /// The file.
+    pub file: PathBuf,
+    /// Number of its first record.
+    pub first: u64,
+    /// Its chain.
+    #[serde(flatten)]
+    pub report: AuditReport,
+    /// Whether the asked agent has the same record at its end.
+    pub mesh: Agreement,
+    /// How many newer ones it has.
+    pub newer: u64,
+}
+
+impl ExportReport {
+    /// Whether nothing is wrong. An agent that was not reached says nothing against the file.
+    #[must_use]
+    pub fn intact(&self) -> bool {
+        let same = match self.mesh {
+            Agreement::Agrees(_) | Agreement::NotReached(_) => true,
+            Agreement::Differs(_) => false,
+        };
+        self.report.broken.is_none() && same
+    }
+}
+
+/// `mesh audit verify --file`
+#[must_use]
+pub fn export_report(export: &ExportReport, look: &Look) -> String {
+    let (last, hash) = &export.report.head;
+    let short: String = hash.chars().take(16).collect();
+    let file = export.file.display();
+    let chain = format!("{file}: records {} to {last} ({short}…)", export.first);
+    if let Some((number, why)) = &export.report.broken {
+        let says = format!("{file}: at number {number}: {why}; {} before it fit", export.report.records);
+        let mut out = look.labelled(Tone::Bad, "BROKEN  ", &says);
+        let next = "the file was changed or damaged after it was written: export again, and keep this one as evidence";
+        out.push_str(&look.step("next: ", next));
+        return out;
+    }
+    match &export.mesh {
+        Agreement::Agrees(_) => {
+            let newer = match export.newer {
+                0 => String::new(),
+                newer => format!(", which has {newer} newer"),
+            };
+            look.labelled(Tone::Good, "INTACT  ", &format!("{chain}, the same as in the mesh{newer}"))
+        }
+        Agreement::Differs(at) => {
+            let says = format!("{chain}: the mesh has ANOTHER record at number {at}");
+            let mut out = look.labelled(Tone::Bad, "DIFFERS  ", &says);
+            let next = "it is another mesh's, or was made up as a whole: keep it, and compare a new `mesh audit export`";
+            out.push_str(&look.step("next: ", next));
+            out
+        }
+        Agreement::NotReached(why) => {
+            let mut out = look.labelled(Tone::Good, "INTACT  ", &format!("{chain}, in itself"));
+            let says = format!("not compared with the mesh: {why}");
+            out.push_str(&look.labelled(Tone::Warn, "  ", &says));
+            out
+        }
+    }
 }
 
 /// `mesh audit verify`
