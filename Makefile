@@ -22,7 +22,9 @@ build: deps ## Build the binary, target/debug/mesh
 
 .PHONY: demo
 demo: deps ## Watch PostgreSQL fail over between three sites (ARGS=--keep, ARGS="--scenario site-loss")
-	$(CARGO) run --quiet --package mesh-tests --bin mesh-demo -- $(ARGS)
+	@echo "Building mesh: some minutes the first time, seconds afterwards."
+	@$(CARGO) build --package mesh-node --bin mesh --package mesh-tests --bin mesh-demo
+	@exec $${CARGO_TARGET_DIR:-target}/debug/mesh-demo $(ARGS)
 
 .PHONY: test
 test: deps ## Run every test: units, simulation, PostgreSQL, real clusters

