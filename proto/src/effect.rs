@@ -261,6 +261,13 @@ pub enum Finding {
         /// Sessions that could not be ended.
         stragglers: u32,
     },
+    /// The names lead there. Clients follow when what their resolvers keep has run out.
+    Named {
+        /// Authoritative servers that were asked whether they show it.
+        servers: u32,
+        /// Those that did not in time, and why.
+        lagging: Vec<String>,
+    },
     /// The write arrived.
     Proved {
         /// Round trip of the proving write.
@@ -308,6 +315,8 @@ pub enum Refusal {
     NotConfigured,
     /// Nobody reached the executor, so the order was never received.
     NotDelivered,
+    /// Somebody else changed what is to be changed, and it is left as it is.
+    Drift,
     /// Only verified, and it is not so.
     NotSo,
 }

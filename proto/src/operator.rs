@@ -321,6 +321,9 @@ pub struct RouteStatus {
     pub leads_to: Option<InstanceName>,
     /// The epoch in which it was led there.
     pub epoch: Option<Epoch>,
+    /// What stands in the way of leading it, or who did not show it when it was led.
+    #[serde(default)]
+    pub note: Option<String>,
 }
 
 /// The explanation of a decision.

@@ -280,6 +280,7 @@ fn candidate(instance: &mesh_proto::InstanceName, finding: &Finding) -> Option<C
         | Finding::Promoted { .. }
         | Finding::Follows { .. }
         | Finding::Routed { .. }
+        | Finding::Named { .. }
         | Finding::Proved { .. } => None,
     }
 }

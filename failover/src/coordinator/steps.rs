@@ -149,9 +149,11 @@ pub(super) fn finding<'a>(run: &'a Run, effect: &Effect) -> Option<&'a Finding> 
 const fn retryable(code: Refusal) -> bool {
     match code {
         Refusal::NotSo | Refusal::NotDelivered | Refusal::NoLease | Refusal::Failed => true,
-        Refusal::StaleEpoch | Refusal::StaleGeneration | Refusal::NotApplicable | Refusal::NotConfigured => {
-            false
-        }
+        Refusal::StaleEpoch
+        | Refusal::StaleGeneration
+        | Refusal::NotApplicable
+        | Refusal::NotConfigured
+        | Refusal::Drift => false,
     }
 }
 
@@ -164,7 +166,8 @@ const fn attempts(code: Refusal) -> u32 {
         | Refusal::StaleEpoch
         | Refusal::StaleGeneration
         | Refusal::NotApplicable
-        | Refusal::NotConfigured => ATTEMPTS_MAX,
+        | Refusal::NotConfigured
+        | Refusal::Drift => ATTEMPTS_MAX,
     }
 }
 

@@ -228,6 +228,7 @@ impl Guard {
                 | Finding::Promoted { .. }
                 | Finding::Follows { .. }
                 | Finding::Routed { .. }
+                | Finding::Named { .. }
                 | Finding::Proved { .. },
             )
             | Outcome::Unknown { .. } => self.state.version,

@@ -206,7 +206,10 @@ impl Group {
 
     /// What a done effect changes in the group beside its run.
     fn note_done(&mut self, effect: &Effect, epoch: Epoch, outcome: &Outcome) {
-        if let (Effect::Route { route, instance }, Outcome::Done(Finding::Routed { .. })) = (effect, outcome)
+        if let (
+            Effect::Route { route, instance },
+            Outcome::Done(Finding::Routed { .. } | Finding::Named { .. }),
+        ) = (effect, outcome)
             && self.routes.get(route).is_none_or(|led| led.epoch <= epoch)
         {
             self.routes.insert(route.clone(), Led { instance: instance.clone(), epoch });

@@ -111,6 +111,13 @@ key = "/etc/mesh/agent-{name}.key"
 # [[haproxy]]
 # backend = "orders"
 # socket = "/run/haproxy/admin.sock"
+
+# A zone whose names lead clients to the primary, and the TSIG key that may change them: tsig-keygen mesh > mesh.key
+# [[dns]]
+# zone = "example.com."
+# server = "{ip}:53"                   # its primary server, as IP:port
+# key_name = "mesh"
+# secret_file = "/etc/mesh/mesh.key"
 "#,
         socket = super::args::DEFAULT_SOCKET,
         ip = listen.ip(),

@@ -59,6 +59,7 @@ pub(super) fn values(config: &NodeConfig) -> Vec<Finding> {
     }
     listeners(config, &mut found);
     instances(config, &mut found);
+    zones(config, &mut found);
     found
 }
 
@@ -170,6 +171,9 @@ fn paths(config: &NodeConfig) -> Vec<(&Path, Vec<At>)> {
     if let Some(file) = config.probe.as_ref().and_then(|probe| probe.password_file.as_deref()) {
         paths.push((file, at!["probe", "password_file"]));
     }
+    for (index, zone) in config.zones.iter().enumerate() {
+        paths.push((&zone.secret_file, at!["dns", index, "secret_file"]));
+    }
     for (index, instance) in config.instances.iter().enumerate() {
         let here = |field| at!["instance", index, field];
         paths.extend([
@@ -273,6 +277,23 @@ fn instances(config: &NodeConfig, found: &mut Vec<Finding>) {
     }
 }
 
+fn zones(config: &NodeConfig, found: &mut Vec<Finding>) {
+    for (index, zone) in config.zones.iter().enumerate() {
+        if config.zones[..index].iter().any(|other| other.zone == zone.zone) {
+            let what = format!("zone {} has two sections", zone.zone);
+            found.push(finding(at!["dns", index, "zone"], what, "name each zone once"));
+        }
+        if zone.server.port() == 0 || zone.server.ip().is_unspecified() {
+            let what = format!("{} is no server", zone.server);
+            found.push(finding(
+                at!["dns", index, "server"],
+                what,
+                "name its IP and port, such as 10.0.0.53:53",
+            ));
+        }
+    }
+}
+
 /// Checks the files that the reading process will open.
 pub(super) fn files(config: &NodeConfig, reader: Reader<'_>) -> Vec<Finding> {
     let mut found = Vec::new();
@@ -284,6 +305,9 @@ pub(super) fn files(config: &NodeConfig, reader: Reader<'_>) -> Vec<Finding> {
             secret(&config.tls.key, 0o007, at!["tls", "key"], &mut found);
             if let Some(file) = config.probe.as_ref().and_then(|probe| probe.password_file.as_ref()) {
                 secret(file, 0o077, at!["probe", "password_file"], &mut found);
+            }
+            for (index, zone) in config.zones.iter().enumerate() {
+                dns_key(zone, at!["dns", index, "secret_file"], &mut found);
             }
         }
         Reader::Guard(name) => {
@@ -319,6 +343,22 @@ fn guard_files(config: &NodeConfig, name: &mesh_proto::InstanceName, found: &mut
             ));
             break;
         }
+    }
+}
+
+/// The secret is read again whenever it is used; here only so that a wrong one is noticed before it is needed.
+fn dns_key(zone: &super::DnsSection, at: Vec<At>, found: &mut Vec<Finding>) {
+    let before = found.len();
+    secret(&zone.secret_file, 0o007, at.clone(), found);
+    if found.len() > before {
+        return;
+    }
+    if let Err(error) = crate::agent::routes::dns_key(zone) {
+        found.push(finding(
+            at,
+            error.to_string(),
+            "write what `tsig-keygen` prints into it, and name the key so",
+        ));
     }
 }
 

@@ -10,6 +10,7 @@ mod locate;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use mesh_proto::spec::DnsName;
 use mesh_proto::{AgentName, GroupName, InstanceName, MeshId, NodeId, SiteName};
 use serde::Deserialize;
 
@@ -37,6 +38,9 @@ pub struct NodeConfig {
     /// HAProxy admin sockets this agent holds.
     #[serde(default, rename = "haproxy")]
     pub haproxies: Vec<HaproxySection>,
+    /// Zones whose keys this agent holds.
+    #[serde(default, rename = "dns")]
+    pub zones: Vec<DnsSection>,
 }
 
 /// The mesh and its founding voters; the same in every agent's file.
@@ -204,6 +208,41 @@ impl TryFrom<String> for HaproxySocket {
             None => Err(HaproxySocketError(text)),
         }
     }
+}
+
+/// One zone that this agent may change.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DnsSection {
+    /// The zone, as in the group's route.
+    pub zone: DnsName,
+    /// `IP:port` of its primary server. Literal: a name would need the very thing that it changes.
+    pub server: SocketAddr,
+    /// Name of the TSIG key, as in the server's file.
+    pub key_name: String,
+    /// How the key signs.
+    #[serde(default)]
+    pub algorithm: TsigAlgorithm,
+    /// File with the key's secret: what `tsig-keygen` prints, or the base64 text alone.
+    pub secret_file: PathBuf,
+    /// The servers that must show a change; those of the zone's NS records when left out.
+    #[serde(default)]
+    pub authoritative: Vec<SocketAddr>,
+}
+
+/// How a TSIG key signs.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum TsigAlgorithm {
+    /// HMAC with SHA-256.
+    #[default]
+    #[serde(rename = "hmac-sha256")]
+    HmacSha256,
+    /// HMAC with SHA-384.
+    #[serde(rename = "hmac-sha384")]
+    HmacSha384,
+    /// HMAC with SHA-512.
+    #[serde(rename = "hmac-sha512")]
+    HmacSha512,
 }
 
 /// Which process reads the file: each checks only the files that it will open, so that a guard needs no access to the

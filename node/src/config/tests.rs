@@ -47,6 +47,11 @@ key = "/etc/mesh/guard-pg-east.key"
 [[haproxy]]
 backend = "pg"
 socket = "tcp:127.0.0.1:9999"
+[[dns]]
+zone = "example.com."
+server = "10.0.0.53:53"
+key_name = "mesh."
+secret_file = "/etc/mesh/tsig.key"
 "#;
 
 fn problems(text: &str) -> Vec<Problem> {
@@ -121,12 +126,18 @@ fn secrets_that_everybody_may_read_are_refused() {
     let text = GOOD
         .replace("/etc/mesh/ca.crt", &put("ca.crt", 0o644))
         .replace("/etc/mesh/agent.crt", &put("agent.crt", 0o644))
-        .replace("/etc/mesh/agent.key", &put("agent.key", 0o644));
+        .replace("/etc/mesh/agent.key", &put("agent.key", 0o644))
+        .replace("/etc/mesh/tsig.key", &put("tsig.key", 0o644));
     let file = dir.path().join("mesh.toml");
     std::fs::write(&file, &text).unwrap();
     let error = NodeConfig::load(&file, Reader::Agent).unwrap_err().to_string();
     assert!(error.contains("chmod o= ") && error.contains("key = "), "{error}");
+    assert!(error.contains("secret_file = "), "{error}");
     put("agent.key", 0o600);
+    let tsig = put("tsig.key", 0o640);
+    let error = NodeConfig::load(&file, Reader::Agent).unwrap_err().to_string();
+    assert!(error.contains("tsig.key holds no base64 secret"), "{error}");
+    std::fs::write(&tsig, "c2VjcmV0LXNlY3JldA==\n").unwrap();
     NodeConfig::load(&file, Reader::Agent).unwrap();
     NodeConfig::load(&file, Reader::CommandLine).unwrap();
     let instance = InstanceName::new("pg-east").unwrap();

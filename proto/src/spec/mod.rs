@@ -1,12 +1,14 @@
 //! What an operator applies: the replicated, declarative description of a group. Unknown keys are refused, so a typing
 //! error never silently becomes a default. Relations between values are checked in the pure core (`policy`).
 
+mod dns;
 mod route;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{AgentName, GroupName, InstanceName, Millis, SiteName};
 
+pub use dns::{DnsName, DnsNameError, DnsTarget, Drift, MARKER_LABEL, RecordKind, RecordSpec};
 pub use route::{HaproxyTarget, RouteError, RouteKind, RouteSpec, RouteTarget};
 
 /// One group: the instances that replicate from one primary, and the routes that lead to it.

@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::dns::{DnsTarget, Drift, RecordSpec};
 use crate::{AgentName, RouteName};
 
 /// What clients follow to the primary.
@@ -25,6 +26,8 @@ pub struct RouteSpec {
 pub enum RouteTarget {
     /// An HAProxy backend, changed through the runtime API.
     Haproxy(HaproxyTarget),
+    /// Names in zones that take dynamic updates (RFC 2136).
+    Dns(DnsTarget),
 }
 
 /// An HAProxy backend.
@@ -42,6 +45,7 @@ impl RouteTarget {
     pub const fn kind(&self) -> RouteKind {
         match self {
             Self::Haproxy(_) => RouteKind::Haproxy,
+            Self::Dns(_) => RouteKind::Dns,
         }
     }
 
@@ -50,6 +54,10 @@ impl RouteTarget {
     pub fn entrance(&self) -> String {
         match self {
             Self::Haproxy(haproxy) => haproxy.listen.to_string(),
+            Self::Dns(dns) => {
+                let names: Vec<_> = dns.records.iter().map(|record| record.name.as_str()).collect();
+                names.join(", ")
+            }
         }
     }
 }
@@ -60,12 +68,15 @@ impl RouteTarget {
 pub enum RouteKind {
     /// [`RouteTarget::Haproxy`]
     Haproxy,
+    /// [`RouteTarget::Dns`]
+    Dns,
 }
 
 impl std::fmt::Display for RouteKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Haproxy => "haproxy",
+            Self::Dns => "dns",
         })
     }
 }
@@ -106,11 +117,15 @@ struct RawRoute {
     backend: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     listen: Option<std::net::SocketAddr>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    drift: Option<Drift>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    record: Vec<RecordSpec>,
 }
 
 impl RawRoute {
     const fn new(name: RouteName, kind: RouteKind, agent: AgentName) -> Self {
-        Self { name, kind, agent, backend: None, listen: None }
+        Self { name, kind, agent, backend: None, listen: None, drift: None, record: Vec::new() }
     }
 
     /// The value of a key that the kind needs.
@@ -121,8 +136,13 @@ impl RawRoute {
     /// The first key that the kind did not take.
     fn left(&self) -> Option<&'static str> {
         // Named one by one, so that a new key cannot be forgotten here.
-        let Self { name: _, kind: _, agent: _, backend, listen } = self;
-        let keys = [("backend", backend.is_some()), ("listen", listen.is_some())];
+        let Self { name: _, kind: _, agent: _, backend, listen, drift, record } = self;
+        let keys = [
+            ("backend", backend.is_some()),
+            ("listen", listen.is_some()),
+            ("drift", drift.is_some()),
+            ("record", !record.is_empty()),
+        ];
         keys.into_iter().find_map(|(key, left)| left.then_some(key))
     }
 }
@@ -140,6 +160,12 @@ impl TryFrom<RawRoute> for RouteSpec {
                     listen: raw.needed("listen", listen)?,
                 })
             }
+            RouteKind::Dns => {
+                let records = std::mem::take(&mut raw.record);
+                let records = (!records.is_empty()).then_some(records);
+                let drift = raw.drift.take().unwrap_or_default();
+                RouteTarget::Dns(DnsTarget { records: raw.needed("record", records)?, drift })
+            }
         };
         match raw.left() {
             Some(key) => Err(RouteError::Foreign { route: raw.name, kind: raw.kind, key }),
@@ -154,6 +180,9 @@ impl From<RouteSpec> for RawRoute {
         match target {
             RouteTarget::Haproxy(HaproxyTarget { backend, listen }) => {
                 Self { backend: Some(backend), listen: Some(listen), ..raw }
+            }
+            RouteTarget::Dns(DnsTarget { records, drift }) => {
+                Self { record: records, drift: Some(drift).filter(|drift| *drift != Drift::default()), ..raw }
             }
         }
     }
@@ -178,6 +207,19 @@ mod tests {
         assert_eq!(route.target, RouteTarget::Haproxy(HaproxyTarget { backend: "pg".to_owned(), listen }));
         assert_eq!(route.target.entrance(), "10.2.0.1:6432");
         assert_eq!(serde_json::to_string(&route).unwrap(), HAPROXY);
+    }
+
+    const DNS: &str = r#"{"name":"name","kind":"dns","agent":"witness-1","drift":"overwrite","record":[{"name":"db.example.com.","zone":"example.com.","type":"A","ttl":5}]}"#;
+
+    #[test]
+    fn names_are_read_and_written() {
+        let route = read(DNS).unwrap();
+        assert_eq!(route.target.entrance(), "db.example.com.");
+        assert_eq!(serde_json::to_string(&route).unwrap(), DNS);
+        let both = read(&DNS.replace("\"drift\"", "\"backend\":\"pg\",\"drift\"")).unwrap_err();
+        assert!(both.contains("route name of kind \"dns\" knows no `backend`"), "{both}");
+        let none = read(r#"{"name":"name","kind":"dns","agent":"witness-1"}"#).unwrap_err();
+        assert!(none.contains("route name of kind \"dns\" needs `record`"), "{none}");
     }
 
     #[test]

@@ -5,10 +5,10 @@ use mesh_failover::state::{Group, MeshState};
 use mesh_failover::verdict::votes;
 use mesh_failover::{Moment, plan};
 use mesh_proto::command::Verdict;
-use mesh_proto::effect::{Outcome, Target};
+use mesh_proto::effect::{Effect, Finding, Outcome, Target};
 use mesh_proto::operator::{Answer, GroupStatus, InstanceStatus, NodeView, RouteStatus, StatusView, WhyView};
 use mesh_proto::spec::InstanceSpec;
-use mesh_proto::{GroupName, InstanceName};
+use mesh_proto::{GroupName, RouteName};
 
 use super::{Asked, Reply};
 use crate::clock;
@@ -92,6 +92,7 @@ impl Asked {
                         listen: route.target.entrance(),
                         leads_to: led.map(|led| led.instance.clone()),
                         epoch: led.map(|led| led.epoch),
+                        note: route_words(group, &route.name),
                     }
                 })
                 .collect(),
@@ -143,7 +144,7 @@ impl Asked {
             guard: heard_guard,
             lag_bytes,
             seen,
-            repair: repair_words(group, name),
+            repair: repair_words(group, Target::Instance(name)),
         }
     }
 
@@ -166,8 +167,30 @@ impl Asked {
     }
 }
 
-fn repair_words(group: &Group, name: &InstanceName) -> Option<String> {
-    let repair = group.repairs.iter().find(|repair| repair.effect.target() == Target::Instance(name))?;
+/// What stands in the way of a route; once it is led, who did not show it then.
+fn route_words(group: &Group, name: &RouteName) -> Option<String> {
+    let (led, primary) = (group.routes.get(name), group.primary.as_ref().map(|primary| &primary.instance));
+    if !led.is_some_and(|led| Some(&led.instance) == primary && led.epoch == group.epoch) {
+        return repair_words(group, Target::Route(name));
+    }
+    let leads = |effect: &Effect| matches!(effect, Effect::Route { route, .. } if route == name);
+    let repaired = group.repairs.iter().find(|repair| leads(&repair.effect) && repair.epoch == group.epoch);
+    let steps = group.run.iter().flat_map(|run| run.steps.values());
+    let stepped = steps.rev().find(|step| leads(&step.effect) && step.epoch == group.epoch);
+    let outcome = match repaired {
+        Some(repair) => repair.outcome.as_ref(),
+        None => stepped.and_then(|step| step.outcome.as_ref()),
+    };
+    match outcome? {
+        Outcome::Done(Finding::Named { lagging, .. }) if !lagging.is_empty() => {
+            Some(format!("when it was led, it was not shown by {}", lagging.join("; ")))
+        }
+        Outcome::Done(_) | Outcome::Refused { .. } | Outcome::Unknown { .. } => None,
+    }
+}
+
+fn repair_words(group: &Group, target: Target<'_>) -> Option<String> {
+    let repair = group.repairs.iter().find(|repair| repair.effect.target() == target)?;
     match &repair.outcome {
         None => Some(format!("{}: going on", repair.effect)),
         Some(Outcome::Refused { detail, .. } | Outcome::Unknown { detail }) => {

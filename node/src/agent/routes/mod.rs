@@ -4,6 +4,7 @@
 //! spec, the gate before the effect, one order at a time for each route, and the proving write. A kind never looks at an
 //! epoch to decide whether it may act, unless its system can compare epochs by itself.
 
+mod dns;
 mod haproxy;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use mesh_adapters::dns::rfc2136::{KeyError, NameServer};
 use mesh_adapters::postgres::{ProbeTarget, ProveError, prove};
 use mesh_proto::effect::{Effect, Finding, Order, Outcome, Refusal};
 use mesh_proto::spec::{GroupSpec, InstanceSpec, RouteSpec, RouteTarget};
@@ -19,7 +21,7 @@ use tokio::time::timeout_at;
 
 use super::gates::{Gates, Passage};
 use super::sightings::ProbeLogin;
-use crate::config::NodeConfig;
+use crate::config::{DnsSection, NodeConfig};
 
 /// Where the specs come from: the applied state.
 pub trait Specs: Send + Sync {
@@ -51,13 +53,17 @@ struct Asked<'a> {
 #[derive(Debug, Default)]
 pub struct Holdings {
     haproxies: Vec<haproxy::Held>,
+    zones: Vec<NameServer>,
 }
 
 impl Holdings {
     /// The sections of a node-local file.
     #[must_use]
     pub fn of(config: &NodeConfig) -> Self {
-        Self { haproxies: config.haproxies.iter().map(haproxy::Held::of).collect() }
+        Self {
+            haproxies: config.haproxies.iter().map(haproxy::Held::of).collect(),
+            zones: config.zones.iter().map(dns::held).collect(),
+        }
     }
 }
 
@@ -99,6 +105,10 @@ impl RouteKeeper {
         let asked = Asked { order, group: &group, route, instance, deadline };
         match &route.target {
             RouteTarget::Haproxy(target) => match haproxy::Route::new(&self.holdings.haproxies, target) {
+                Ok(route) => self.through(&route, &asked).await,
+                Err(no) => no.into(),
+            },
+            RouteTarget::Dns(target) => match dns::Route::new(&self.holdings.zones, target) {
                 Ok(route) => self.through(&route, &asked).await,
                 Err(no) => no.into(),
             },
@@ -172,6 +182,14 @@ impl RouteKeeper {
             }
         }
     }
+}
+
+/// Tries whether the key of a zone can be used.
+///
+/// # Errors
+/// [`KeyError`], which says what is wrong with it.
+pub fn dns_key(section: &DnsSection) -> Result<(), KeyError> {
+    dns::held(section).key.load().map(drop)
 }
 
 fn find<'a>(

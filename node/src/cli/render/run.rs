@@ -250,6 +250,11 @@ fn finding(found: &Finding) -> String {
             ", {} ended, {stragglers} remain",
             text::count(*ended as usize, "old session", "old sessions")
         ),
+        Finding::Named { servers: 0, lagging } if lagging.is_empty() => String::new(),
+        Finding::Named { servers, lagging } if lagging.is_empty() => {
+            format!(", shown by {}", text::count(*servers as usize, "name server", "name servers"))
+        }
+        Finding::Named { lagging, .. } => format!(", not shown yet by {}", lagging.join("; ")),
         Finding::Proved { took } => format!(", the write took {}", text::exact(*took)),
     }
 }
@@ -342,7 +347,13 @@ fn note(run: &Run, phase: Phase) -> String {
     }
     for step in run.steps.values().filter(|step| step.phase == phase) {
         let Some(Outcome::Done(found)) = &step.outcome else { continue };
-        if matches!(found, Finding::Promoted { .. } | Finding::Routed { .. } | Finding::Proved { .. }) {
+        if matches!(
+            found,
+            Finding::Promoted { .. }
+                | Finding::Routed { .. }
+                | Finding::Named { .. }
+                | Finding::Proved { .. }
+        ) {
             notes.push(format!("{}{}", target(step), finding(found).replacen(", ", ": ", 1)));
         }
     }

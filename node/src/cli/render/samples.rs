@@ -161,6 +161,7 @@ fn healthy() -> StatusView {
                 listen: "10.0.0.5:5432".into(),
                 leads_to: Some("pg-east".parse().unwrap()),
                 epoch: Some(Epoch(3)),
+                note: None,
             }],
             run: None,
             pause: None,

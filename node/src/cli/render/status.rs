@@ -293,7 +293,11 @@ fn route_line(group: &GroupStatus, route: &RouteStatus, look: &Look) -> String {
         (Some(instance), None) => (Tone::Warn, format!("leads to {instance}, in an unknown epoch")),
         (None, _) => (Tone::Warn, "leads nowhere yet".to_owned()),
     };
-    format!("  route {} at {} {}\n", route.name, route.listen, look.paint(tone, &leads))
+    let mut out = format!("  route {} at {} {}\n", route.name, route.listen, look.paint(tone, &leads));
+    if let Some(note) = &route.note {
+        out.push_str(&look.labelled(Tone::Warn, &format!("  ! {}: ", route.name), note));
+    }
+    out
 }
 
 fn agents(view: &StatusView, look: &Look) -> String {
