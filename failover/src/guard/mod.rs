@@ -167,6 +167,14 @@ impl Guard {
             self.was_standby = true;
             self.keep_up = false;
         }
+        let mut facts = facts;
+        // A primary that died, was fenced or hangs cannot be asked any more where it stands, and what its successor may
+        // lack is counted from there.
+        let silent =
+            matches!(facts.process, ProcessState::Died | ProcessState::Stopped | ProcessState::Unresponsive);
+        if silent && facts.position.is_none() {
+            facts.position = self.facts.as_ref().and_then(|(_, before)| before.position);
+        }
         self.facts = Some((now, facts));
     }
 

@@ -43,7 +43,7 @@ pub struct Candidate {
 #[must_use]
 pub fn primary_position(group: &Group, heard: &Observations) -> Option<Position> {
     let primary = group.primary.as_ref()?;
-    let told = heard.guard(&group.spec.group, &primary.instance).and_then(|heard| heard.said.position);
+    let told = heard.last_position(&group.spec.group, &primary.instance);
     [told, opened_at(group)].into_iter().flatten().max_by_key(|position| (position.timeline, position.have))
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use mesh_proto::evidence::{GuardStatus, Report, Sighting};
+use mesh_proto::evidence::{GuardStatus, Position, Report, Sighting};
 use mesh_proto::{AgentName, GroupName, InstanceName, Millis};
 
 use crate::Moment;
@@ -29,6 +29,9 @@ impl<T> Heard<T> {
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Observations {
     guards: BTreeMap<(GroupName, InstanceName), Heard<GuardStatus>>,
+    /// Where each instance last said that it stood: a dead one says nothing any more, and how much its successor lacks
+    /// must be known all the same.
+    positions: BTreeMap<(GroupName, InstanceName), Position>,
     reports: BTreeMap<AgentName, Heard<Report>>,
 }
 
@@ -41,6 +44,9 @@ impl Observations {
             && known.said.seq >= status.seq
         {
             return;
+        }
+        if let Some(position) = status.position {
+            self.positions.insert(key.clone(), position);
         }
         self.guards.insert(key, Heard { said: status, at: now });
     }
@@ -60,6 +66,12 @@ impl Observations {
     #[must_use]
     pub fn guard(&self, group: &GroupName, instance: &InstanceName) -> Option<&Heard<GuardStatus>> {
         self.guards.get(&(group.clone(), instance.clone()))
+    }
+
+    /// Where an instance last said that it stood, however long ago.
+    #[must_use]
+    pub fn last_position(&self, group: &GroupName, instance: &InstanceName) -> Option<Position> {
+        self.positions.get(&(group.clone(), instance.clone())).copied()
     }
 
     /// The newest status of a guard, if it is fresh.

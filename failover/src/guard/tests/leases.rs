@@ -109,6 +109,16 @@ fn a_died_primary_is_killed_and_reported() {
 }
 
 #[test]
+fn a_died_primary_still_says_where_it_stood() {
+    let mut rig = Rig::serving();
+    rig.facts.position = None;
+    rig.process(ProcessState::Died);
+    rig.quiet();
+    assert!(rig.status().receipt.is_some());
+    assert_eq!(rig.status().position, Some(position(100)));
+}
+
+#[test]
 fn no_ack_is_told_at_once_and_quiet_later() {
     let mut rig = Rig::serving();
     rig.process(ProcessState::Died);
