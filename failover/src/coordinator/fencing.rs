@@ -131,7 +131,7 @@ impl Driver {
         if !missing.is_empty() && self.pledged(context) {
             return self.start(group, run, &missing);
         }
-        let frozen = frozen(group, run);
+        let frozen = frozen(context, group, run);
         let waiting = run.steps.values().any(|step| {
             matches!(&step.effect, Effect::Freeze { generation, .. } if *generation == group.generation)
                 && step.outcome.is_none()
@@ -187,11 +187,12 @@ impl Driver {
                     .is_some_and(|s| s.process == ProcessState::Standby)
         });
         for spec in group.spec.instances.iter().filter(|i| i.name != run.ending_instance && i.priority > 0) {
-            if context.mutants.has(Mutant::NoFreeze) {
-                break;
-            }
             let status = context.heard.fresh_guard(context.now, &group.spec.group, &spec.name, fresh);
-            if status.is_some_and(|s| s.process == ProcessState::Standby || (!running && startable(s))) {
+            if context.mutants.has(Mutant::NoFreeze) {
+                // Looked at, but not cut off.
+                wanted.push(Effect::Confirm { instance: spec.name.clone(), at: Lsn(0) });
+            } else if status.is_some_and(|s| s.process == ProcessState::Standby || (!running && startable(s)))
+            {
                 wanted.push(Effect::Freeze { instance: spec.name.clone(), generation: group.generation });
             }
         }
@@ -254,11 +255,15 @@ enum HandOver {
 }
 
 /// The standbys frozen in the current generation, with where they stand.
-fn frozen(group: &Group, run: &Run) -> Vec<Candidate> {
+fn frozen(context: &Context<'_>, group: &Group, run: &Run) -> Vec<Candidate> {
+    let without_freeze = context.mutants.has(Mutant::NoFreeze);
     let steps = run.steps.values().filter_map(|step| match (&step.effect, &step.outcome) {
         (Effect::Freeze { instance, generation }, Some(Outcome::Done(finding)))
             if *generation == group.generation =>
         {
+            candidate(instance, finding)
+        }
+        (Effect::Confirm { instance, .. }, Some(Outcome::Done(finding))) if without_freeze => {
             candidate(instance, finding)
         }
         _ => None,

@@ -174,7 +174,7 @@ impl Driver {
         let standings = assess(context.now, group, context.heard, false);
         let best = standings.iter().find(|s| s.rejected.is_none());
         let leaving = best.is_none_or(|s| Some(&s.site) != home);
-        verdict::judge(context.now, state, group, context.heard, leaving)
+        verdict::judge_without(context.mutants, context.now, state, group, context.heard, leaving)
     }
 
     fn promoting(&mut self, context: &Context<'_>, group: &Group, run: &Run) -> Step {
@@ -420,7 +420,12 @@ impl Driver {
         if *term != lease.term || group.pause.is_some() {
             return None;
         }
-        collector.expiry(context.now).map(Proof::Expired)
+        let mut expiry = collector.expiry(context.now)?;
+        if context.mutants.has(Mutant::NoFenceBudget) {
+            // A build without the rule would not ask for it in apply either.
+            expiry.waited = expiry.waited.plus(group.largest_fence);
+        }
+        Some(Proof::Expired(expiry))
     }
 }
 

@@ -14,6 +14,7 @@ use mesh_proto::lease::{LeaseRecord, Receipt};
 use mesh_proto::{InstanceName, Millis};
 
 use crate::Moment;
+use crate::mutants::Mutants;
 use crate::state::{Group, MeshState};
 use observations::Observations;
 use votes::{Tally, Vote};
@@ -67,6 +68,18 @@ pub fn judge(
     heard: &Observations,
     leaving: bool,
 ) -> Judgement {
+    judge_without(&Mutants::none(), now, state, group, heard, leaving)
+}
+
+/// The same, with rules switched off by a test.
+pub(crate) fn judge_without(
+    mutants: &Mutants,
+    now: Moment,
+    state: &MeshState,
+    group: &Group,
+    heard: &Observations,
+    leaving: bool,
+) -> Judgement {
     let (Some(primary), Some(lease)) = (&group.primary, group.lease()) else {
         return Judgement {
             verdict: Verdict::Unfounded,
@@ -76,7 +89,7 @@ pub fn judge(
             observers: (0, 0),
         };
     };
-    let tally = votes::count(now, state, group, &primary.instance, heard);
+    let tally = votes::count_without(mutants, now, state, group, &primary.instance, heard);
     let guard = heard.fresh_guard(now, &group.spec.group, &primary.instance, group.timing.fresh);
     let facts = Facts { now, group, primary: &primary.instance, lease, tally: &tally, guard, heard, leaving };
     let (verdict, summary, loss) = facts.conclude();

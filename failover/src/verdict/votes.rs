@@ -7,6 +7,7 @@ use mesh_proto::{AgentName, InstanceName, Millis, SiteName};
 
 use super::observations::{Observations, sighting};
 use crate::Moment;
+use crate::mutants::{Mutant, Mutants};
 use crate::state::{Group, MeshState};
 
 /// What one observer says of the primary.
@@ -96,19 +97,37 @@ pub fn count(
     of: &InstanceName,
     heard: &Observations,
 ) -> Tally {
+    count_without(&Mutants::none(), now, state, group, of, heard)
+}
+
+/// The same, with rules switched off by a test.
+pub(super) fn count_without(
+    mutants: &Mutants,
+    now: Moment,
+    state: &MeshState,
+    group: &Group,
+    of: &InstanceName,
+    heard: &Observations,
+) -> Tally {
+    let blind_is_witness = mutants.has(Mutant::BlindIsWitness);
     let home = group.instance(of).map(|i| &i.site);
     let fresh = group.timing.fresh;
     let mut votes = Vec::new();
     for (agent, site) in expected(state, group) {
-        let vote = vote(now, state, group, of, heard, &agent, fresh);
+        let mut vote = vote(now, state, group, of, heard, &agent, fresh);
+        if blind_is_witness && matches!(vote, Vote::Disqualified(_)) {
+            vote = Vote::Lost(group.timing.leave_site_after);
+        }
         votes.push((agent, site, vote));
     }
     let silent = votes.iter().filter(|(_, _, v)| *v == Vote::Disqualified(Why::Silent)).count();
     let enough_fresh = (votes.len() - silent) * 2 > votes.len();
+    let by_agent = mutants.has(Mutant::VotesByAgent);
     let mut by_site: BTreeMap<SiteName, Vec<&Vote>> = BTreeMap::new();
-    for (_, site, vote) in &votes {
+    for (agent, site, vote) in &votes {
         if Some(site) != home {
-            by_site.entry(site.clone()).or_default().push(vote);
+            let site = if by_agent { agent.as_str().parse().unwrap_or(site.clone()) } else { site.clone() };
+            by_site.entry(site).or_default().push(vote);
         }
     }
     let other_sites = by_site.len();
