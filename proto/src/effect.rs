@@ -106,6 +106,21 @@ pub enum EffectKind {
     Prove,
 }
 
+impl EffectKind {
+    /// Every kind.
+    pub const ALL: [Self; 9] = [
+        Self::Checkpoint,
+        Self::HandOver,
+        Self::Fence,
+        Self::Freeze,
+        Self::Confirm,
+        Self::Promote,
+        Self::Follow,
+        Self::Route,
+        Self::Prove,
+    ];
+}
+
 impl Effect {
     /// Its kind.
     #[must_use]

@@ -3,17 +3,20 @@
 
 use std::process::ExitCode;
 
+use mesh_proto::effect::EffectKind;
 use mesh_tests::sim::mutant::Mutation;
 use mesh_tests::sim::scenario::{Scenario, play};
 use mesh_tests::sim::setup::Shape;
+use mesh_tests::sim::steps::Place;
 use mesh_tests::sim::{Options, run};
 
 const USAGE: &str = "mesh-sim --seed N [--trace] [--mutant NAME] | --seeds A..B [--mutant NAME] \
-    [--keep-going] | --seed N --scenario crash|host-lost|switchover [--trace]";
+    [--keep-going] | --seed N --scenario crash|host-lost|switchover [--leader N] [--fault EFFECT/PLACE] [--trace]";
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     let (mut seeds, mut options, mut keep_going, mut scenario) = (None, Options::default(), false, None);
+    let (mut leader, mut fault) = (None, None);
     while let Some(word) = words.next() {
         let known = match word.as_str() {
             "--seed" => words.next().and_then(|n| n.parse::<u64>().ok()).map(|n| seeds = Some(n..n + 1)),
@@ -23,12 +26,12 @@ fn main() -> ExitCode {
                 Some(())
             }
             "--scenario" => words.next().and_then(|name| {
-                scenario = Some(match name.as_str() {
-                    "crash" => Scenario::Crash,
-                    "host-lost" => Scenario::HostLost,
-                    "switchover" => Scenario::Switchover,
-                    _ => return None,
-                });
+                scenario = Some(Scenario::ALL.into_iter().find(|known| known.name() == name)?);
+                Some(())
+            }),
+            "--leader" => words.next().and_then(|n| n.parse::<usize>().ok()).map(|n| leader = Some(n)),
+            "--fault" => words.next().and_then(|text| {
+                fault = Some(place(&text)?);
                 Some(())
             }),
             "--keep-going" => {
@@ -56,7 +59,8 @@ fn main() -> ExitCode {
     };
     if let Some(scenario) = scenario {
         let seed = seeds.start;
-        let ending = play(seed, Shape::Three, scenario, seed as usize % 3, None, options.trace);
+        let leader = leader.unwrap_or(seed as usize % 3);
+        let ending = play(seed, Shape::Three, scenario, leader, fault, options.trace);
         println!("{ending:?}");
         return if ending.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
@@ -84,6 +88,13 @@ fn main() -> ExitCode {
         "{runs} seeds, {promotions} promotions of which {switchovers} clean switchovers, {failures} failures"
     );
     if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// `Promote/AfterIntent`: an effect, and where at it the fault is.
+fn place(text: &str) -> Option<(EffectKind, Place)> {
+    let (kind, place) = text.split_once('/')?;
+    let kind = EffectKind::ALL.into_iter().find(|known| format!("{known:?}") == kind)?;
+    Some((kind, Place::ALL.into_iter().find(|known| format!("{known:?}") == place)?))
 }
 
 fn range(text: &str) -> Option<std::ops::Range<u64>> {

@@ -5,25 +5,20 @@ use std::collections::BTreeMap;
 use mesh_failover::Moment;
 use mesh_failover::coordinator::{Coordinator, Executor, ProposalResult, Todo};
 use mesh_failover::lease::CLOCK_BOUNDS;
-use mesh_failover::lease::granter::{Decision, Granter, PledgeDecision, VoterState};
+use mesh_failover::lease::granter::{Granter, VoterState};
 use mesh_failover::state::MeshState;
 use mesh_proto::command::Entry;
 use mesh_proto::effect::{Order, Outcome, Refusal};
 use mesh_proto::evidence::{Report, Seen, Sighting};
-use mesh_proto::lease::{PledgeAnswer, PledgeReply, PledgeRequest, RenewReply, RenewRequest};
 use mesh_proto::{Millis, Wall};
 
 use super::clock::{Time, ms, us};
 use super::mutant::Mutation;
-use super::setup::{host_of, node};
+use super::setup::host_of;
 use super::world::{Event, Message, OrderTo, World};
 
 /// How often a leader looks what to do.
 const POLL: Time = ms(10);
-/// How long a voter waits for its log before it answers a renewal: this often, this long.
-const RENEW_TRIES: u32 = 20;
-const RENEW_AGAIN: Time = ms(10);
-
 /// One agent.
 #[derive(Debug)]
 pub(super) struct Agent {
@@ -56,20 +51,6 @@ struct Probe {
     seen: Seen,
     at: Moment,
     lost_since: Option<Moment>,
-}
-
-/// A write of a voter's state, and what waits for it.
-#[derive(Debug, Clone)]
-pub(super) struct Write {
-    state: VoterState,
-    then: Then,
-}
-
-#[derive(Debug, Clone)]
-enum Then {
-    Renew(Box<Message>),
-    Pledge { from: usize, life: u64, request: PledgeRequest },
-    Again,
 }
 
 impl Agent {
@@ -174,7 +155,7 @@ impl World {
         }
         let report = self.report(host, now);
         for to in 0..self.hosts.len() {
-            let message = Message::Report { to, report: Box::new(report.clone()) };
+            let message = Message::Report { report: Box::new(report.clone()) };
             self.send(host, to, message);
         }
         let delay = us(timing.probe) + self.rng.range(0, ms(10));
@@ -329,7 +310,7 @@ impl World {
     fn not_delivered(&mut self, host: usize, from: usize, life: u64, order: Box<Order>) {
         let outcome =
             Outcome::Refused { code: Refusal::NotDelivered, detail: "connection refused".to_owned() };
-        self.send(host, from, Message::OrderAnswer { to: from, life, order, outcome });
+        self.send(host, from, Message::OrderAnswer { life, order, outcome });
     }
 
     fn deliver_to_agent(&mut self, host: usize, message: Message) {
@@ -342,19 +323,19 @@ impl World {
                 self.agents[host].coordinator.heard_guard(now, request.status.clone());
                 self.renew(host, 0, message);
             }
-            Message::Report { report, .. } => {
+            Message::Report { report } => {
                 if let Some(from) = self.setup.hosts.iter().position(|(name, _)| *name == report.agent) {
                     self.agents[host].heard.insert(from, now);
                 }
                 self.agents[host].coordinator.heard_report(now, *report);
             }
             Message::Pledge { from, life, request } => self.pledge(host, from, life, request),
-            Message::PledgeReply { life, request, reply, .. } => {
+            Message::PledgeReply { life, request, reply } => {
                 if self.agents[host].life == life {
                     self.agents[host].coordinator.pledge_reply(now, &request, &reply);
                 }
             }
-            Message::OrderAnswer { life, order, outcome, .. } => {
+            Message::OrderAnswer { life, order, outcome } => {
                 if self.agents[host].life == life {
                     self.say(|| format!("{host} hears of {}: {outcome:?}", order.step));
                     let group = order.group.clone();
@@ -362,121 +343,6 @@ impl World {
                 }
             }
             Message::RenewReply { .. } | Message::Order { .. } => {}
-        }
-    }
-
-    pub(super) fn renew_again(&mut self, host: usize, life: u64, tries: u32, message: Message) {
-        if self.agents[host].up && self.agents[host].life == life {
-            self.renew(host, tries, message);
-        }
-    }
-
-    fn renew(&mut self, host: usize, tries: u32, message: Message) {
-        let Message::Renew { instance, life: asker, round, request } = &message else { return };
-        let now = self.clock(host);
-        let agent = &mut self.agents[host];
-        let life = agent.life;
-        let answer = match &request.lease {
-            None => None,
-            Some(lease) if agent.applied < lease.index && tries < RENEW_TRIES => {
-                let event = Event::RenewAgain { host, life, tries: tries + 1, message: Box::new(message) };
-                self.after(RENEW_AGAIN, event);
-                return;
-            }
-            Some(lease) => {
-                let current = agent.state.current_lease(&lease.key).cloned();
-                match agent.granter.renew(now, lease, current.as_ref(), agent.applied) {
-                    Decision::Grant => Some(mesh_proto::lease::RenewAnswer::Granted),
-                    Decision::Refuse(answer) => Some(answer),
-                    Decision::PersistFirst(state) => {
-                        self.write_voter(host, state, Then::Renew(Box::new(message)));
-                        return;
-                    }
-                }
-            }
-        };
-        let reply = self.renew_reply(host, request, answer);
-        let (instance, asker, round) = (*instance, *asker, *round);
-        let to = self.host(instance);
-        self.send(host, to, Message::RenewReply { instance, life: asker, round, reply: Box::new(reply) });
-    }
-
-    fn renew_reply(
-        &self,
-        host: usize,
-        request: &RenewRequest,
-        answer: Option<mesh_proto::lease::RenewAnswer>,
-    ) -> RenewReply {
-        let agent = &self.agents[host];
-        RenewReply {
-            voter: node(host),
-            answer,
-            electorate: agent.state.electorate.clone(),
-            view: agent.state.group_view(&request.status.group, &request.status.instance, agent.applied),
-        }
-    }
-
-    fn pledge(&mut self, host: usize, from: usize, life: u64, request: PledgeRequest) {
-        let now = self.clock(host);
-        let agent = &mut self.agents[host];
-        match agent.granter.pledge(now, &request, agent.term) {
-            PledgeDecision::Answer(answer) => self.answer_pledge(host, from, life, request, answer),
-            PledgeDecision::PersistFirst(state) => {
-                if self.mutation == Some(Mutation::PledgeNotPersisted) {
-                    agent.granter.persisted(&state);
-                    self.pledge(host, from, life, request);
-                    return;
-                }
-                self.write_voter(host, state, Then::Pledge { from, life, request });
-            }
-        }
-    }
-
-    fn answer_pledge(
-        &mut self,
-        host: usize,
-        to: usize,
-        life: u64,
-        request: PledgeRequest,
-        answer: PledgeAnswer,
-    ) {
-        let electorate = self.agents[host].state.electorate.clone();
-        let reply = PledgeReply { voter: node(host), electorate, answer };
-        self.say(|| format!("voter {host} answers {:?} (durable {})", reply.answer, request.durable));
-        self.send(host, to, Message::PledgeReply { to, life, request, reply });
-    }
-
-    fn write_voter(&mut self, host: usize, state: VoterState, then: Then) {
-        let (low, high) = self.agents[host].disk_delay;
-        let delay = self.rng.range(low, high);
-        let life = self.agents[host].life;
-        self.after(delay, Event::VoterDisk { host, life, write: Write { state, then } });
-    }
-
-    pub(super) fn voter_disk(&mut self, host: usize, life: u64, write: Write) {
-        if !self.agents[host].up || self.agents[host].life != life {
-            return;
-        }
-        let agent = &mut self.agents[host];
-        if agent.disk_full {
-            agent.granter.not_persisted();
-            if let Then::Pledge { from, life, request } = write.then {
-                self.answer_pledge(host, from, life, request, PledgeAnswer::CannotPersist);
-            }
-            self.after(
-                ms(500),
-                Event::VoterDisk { host, life, write: Write { state: write.state, then: Then::Again } },
-            );
-            return;
-        }
-        if write.state.version >= agent.disk.version {
-            agent.disk = write.state.clone();
-        }
-        agent.granter.persisted(&write.state);
-        match write.then {
-            Then::Renew(message) => self.renew(host, RENEW_TRIES, *message),
-            Then::Pledge { from, life, request } => self.pledge(host, from, life, request),
-            Then::Again => {}
         }
     }
 

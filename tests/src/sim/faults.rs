@@ -47,7 +47,7 @@ impl World {
         let hosts = self.hosts.len();
         let host = self.rng.below(hosts);
         let instance = self.likely_primary();
-        match self.rng.below(22) {
+        match self.rng.below(25) {
             0 | 1 => self.kill_postmaster(instance),
             2 => self.stop_server(instance, lasts),
             3 => self.hang_disk(instance, lasts),
@@ -93,6 +93,8 @@ impl World {
             }
             18 => self.slow_disks(host, instance, lasts),
             19 | 20 => self.operator(),
+            21 => self.cut_link(host, lasts),
+            22 | 23 => self.cut_off_and_restart(instance, lasts),
             _ => self.pause_or_resume(),
         }
     }
@@ -208,6 +210,37 @@ impl World {
         self.say(|| format!("hosts {side:?} are cut off from the others"));
         self.net.split(&side, hosts);
         self.after(lasts, Event::Undo(Undo::Heal));
+    }
+
+    /// Two sites lose the link between them; a third still reaches both.
+    fn cut_link(&mut self, host: usize, lasts: Time) {
+        let others: Vec<usize> = (0..self.hosts.len())
+            .filter(|other| self.setup.hosts[*other].1 != self.setup.hosts[host].1)
+            .collect();
+        let Some(other) = self.rng.pick(&others) else { return };
+        let (a, b) = (self.setup.hosts[host].1.clone(), self.setup.hosts[other].1.clone());
+        self.say(|| format!("the link between {a} and {b} is cut"));
+        for here in 0..self.hosts.len() {
+            for there in 0..self.hosts.len() {
+                let sites = (&self.setup.hosts[here].1, &self.setup.hosts[there].1);
+                if sites == (&a, &b) || sites == (&b, &a) {
+                    self.net.cut(here, there);
+                }
+            }
+        }
+        self.after(lasts, Event::Undo(Undo::Heal));
+    }
+
+    /// A primary's host is cut off, and what the other voters have in memory is lost: each restarts for a moment.
+    fn cut_off_and_restart(&mut self, instance: usize, lasts: Time) {
+        let home = self.host(instance);
+        self.say(|| format!("host {home} is cut off, and the other agents restart"));
+        self.net.split(&[home], self.hosts.len());
+        self.after(lasts, Event::Undo(Undo::Heal));
+        for host in (0..self.hosts.len()).filter(|host| *host != home) {
+            let away = self.rng.range(ms(5), ms(150));
+            self.crash_agent(host, away);
+        }
     }
 
     fn slow_disks(&mut self, host: usize, instance: usize, lasts: Time) {

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 
-use mesh_failover::Moment;
 use mesh_failover::guard::{
     Action, CommitGate, Fresh, Guard, GuardConfig, GuardState, Leash, LocalFacts, Task, TaskResult,
 };
@@ -260,7 +259,7 @@ impl World {
         let now = self.clock(host);
         let actions = self.guards[instance].guard.poll(now);
         for action in actions {
-            self.act(instance, now, action);
+            self.act(instance, action);
         }
         let next = self.guards[instance].guard.next_wakeup(now);
         let clock = self.hosts[host].clock;
@@ -272,7 +271,7 @@ impl World {
         self.after(delay.max(200), Event::GuardWake { instance, life, token });
     }
 
-    fn act(&mut self, instance: usize, now: Moment, action: Action) {
+    fn act(&mut self, instance: usize, action: Action) {
         let host = self.host(instance);
         let life = self.guards[instance].life;
         match action {
@@ -297,11 +296,10 @@ impl World {
                 if self.inject_at_answer(&order, &outcome) {
                     return;
                 }
-                let message = Message::OrderAnswer { to: from, life: asker, order, outcome };
+                let message = Message::OrderAnswer { life: asker, order, outcome };
                 self.send(host, from, message);
             }
         }
-        let _ = now;
     }
 
     fn gate_later(&mut self, instance: usize, set: bool) {

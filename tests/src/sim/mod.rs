@@ -23,6 +23,7 @@ pub mod setup;
 pub mod steps;
 mod task;
 pub mod trace;
+mod voter;
 pub mod world;
 
 use mesh_proto::spec::Profile;

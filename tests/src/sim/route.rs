@@ -21,7 +21,7 @@ impl World {
         if self.faulty && self.rng.chance(50) {
             outcome = Outcome::Unknown { detail: "the socket broke".to_owned() };
         }
-        let message = Message::OrderAnswer { to: from.0, life: from.1, order: Box::new(order), outcome };
+        let message = Message::OrderAnswer { life: from.1, order: Box::new(order), outcome };
         self.send(host, from.0, message);
     }
 

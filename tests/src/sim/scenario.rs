@@ -1,5 +1,7 @@
 //! Single, plain scenarios in an otherwise healthy mesh: what an operator would try first.
 
+use std::collections::BTreeSet;
+
 use mesh_proto::effect::EffectKind;
 use mesh_proto::run::{Phase, RunKind, StuckCause};
 use mesh_proto::spec::Profile;
@@ -20,6 +22,21 @@ pub enum Scenario {
     Switchover,
 }
 
+impl Scenario {
+    /// Every scenario.
+    pub const ALL: [Self; 3] = [Self::Crash, Self::HostLost, Self::Switchover];
+
+    /// Its name on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Crash => "crash",
+            Self::HostLost => "host-lost",
+            Self::Switchover => "switchover",
+        }
+    }
+}
+
 /// How it ended.
 #[derive(Debug, Clone)]
 pub struct Ending {
@@ -35,6 +52,10 @@ pub struct Ending {
     pub primary: Option<usize>,
     /// The group is held down.
     pub held_down: bool,
+    /// Promotions committed.
+    pub promotions: u64,
+    /// Every kind of effect whose intent was committed.
+    pub kinds: BTreeSet<EffectKind>,
 }
 
 /// Plays a scenario, with at most one injected fault, and lets it come right.
@@ -73,8 +94,8 @@ pub fn play(
     if world.failure.is_none() {
         world.settle();
     }
-    if let Some(why) = world.failure {
-        return Err(why);
+    if let Some(why) = &world.failure {
+        return Err(why.clone());
     }
     let group = world.group();
     Ok(Ending {
@@ -84,5 +105,7 @@ pub fn play(
         took_ms: ended.map_or(0, |at| (at - began) / 1_000),
         primary: group.primary.as_ref().and_then(|p| world.setup.instance(&p.instance)),
         held_down: group.hold_down.is_some(),
+        promotions: world.checks.failovers,
+        kinds: world.checks.kinds.clone(),
     })
 }

@@ -24,7 +24,6 @@ pub(super) enum Stage {
     /// The server is stopped cleanly.
     Stopped {
         server: u64,
-        term: LeaseTerm,
     },
     /// The server has started; `primary`: without `standby.signal`.
     StandbyUp {
@@ -82,7 +81,7 @@ impl World {
                 };
                 (delay.min(most), Stage::Killed { cause })
             }
-            Task::HandOver { term } => (self.rng.range(ms(20), ms(250)), Stage::Stopped { server, term }),
+            Task::HandOver { .. } => (self.rng.range(ms(20), ms(250)), Stage::Stopped { server }),
             Task::StartStandby { frozen } => {
                 self.servers[instance].processes = Processes::Starting;
                 self.servers[instance].life += 1;
@@ -168,14 +167,13 @@ impl World {
                 let result = TaskResult::Fenced { level: ReceiptLevel::Quiet, shutdown_at: None };
                 self.task_over(instance, job, result);
             }
-            Stage::Stopped { server, .. } if !same(server) || !self.servers[instance].answers() => {
+            Stage::Stopped { server } if !same(server) || !self.servers[instance].answers() => {
                 self.guards[instance].running = None;
                 self.task_over(instance, job, failed("the server was not there to be stopped"));
             }
             Stage::Stopped { .. } => self.stop_cleanly(instance, job),
-            Stage::StandbyUp { server, frozen } => {
+            Stage::StandbyUp { server, .. } => {
                 self.guards[instance].running = None;
-                let _ = frozen;
                 if !same(server) || self.servers[instance].processes != Processes::Standby {
                     self.task_over(instance, job, failed("the server did not start"));
                     return;

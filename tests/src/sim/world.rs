@@ -29,11 +29,11 @@ use mesh_failover::state::MeshState;
 pub(super) enum Message {
     Renew { instance: usize, life: u64, round: u64, request: Box<RenewRequest> },
     RenewReply { instance: usize, life: u64, round: u64, reply: Box<RenewReply> },
-    Report { to: usize, report: Box<Report> },
+    Report { report: Box<Report> },
     Pledge { from: usize, life: u64, request: PledgeRequest },
-    PledgeReply { to: usize, life: u64, request: PledgeRequest, reply: PledgeReply },
+    PledgeReply { life: u64, request: PledgeRequest, reply: PledgeReply },
     Order { from: usize, life: u64, to: OrderTo, order: Box<Order> },
-    OrderAnswer { to: usize, life: u64, order: Box<Order>, outcome: Outcome },
+    OrderAnswer { life: u64, order: Box<Order>, outcome: Outcome },
 }
 
 /// Who executes an order.
@@ -75,7 +75,7 @@ pub(super) enum Event {
     VoterDisk {
         host: usize,
         life: u64,
-        write: super::agent::Write,
+        write: super::voter::Write,
     },
     /// A route's executor is done.
     RouteDone {

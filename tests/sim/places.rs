@@ -1,0 +1,112 @@
+//! A fault at every place of every effect: the leader dies before the intent, after it, after the effect, after the result;
+//! an executor gets an order twice; an answer is lost. Whoever leads next finishes the run (promises 4, 5 and 7).
+
+use std::collections::BTreeSet;
+
+use mesh_proto::effect::EffectKind;
+use mesh_proto::run::Phase;
+use mesh_tests::sim::scenario::{Ending, Scenario, play};
+use mesh_tests::sim::setup::Shape;
+use mesh_tests::sim::steps::Place;
+
+/// Plays the scenario without a fault, and then with one at each place of each effect that it has.
+fn every_place(scenario: Scenario, leader: usize) {
+    let seed = 100 + leader as u64;
+    let plain = play(seed, Shape::Three, scenario, leader, None, false).unwrap();
+    as_it_must_end(scenario, &plain, "no fault");
+    assert!(plain.kinds.is_superset(&effects(scenario)), "{scenario:?} did only {:?}", plain.kinds);
+    for kind in plain.kinds {
+        for place in Place::ALL {
+            let what = format!(
+                "mesh-sim --seed {seed} --scenario {} --leader {leader} --fault {kind:?}/{place:?} --trace",
+                scenario.name()
+            );
+            match play(seed, Shape::Three, scenario, leader, Some((kind, place)), false) {
+                Ok(ending) => {
+                    assert!(ending.fired, "{what}: the fault was never injected");
+                    as_it_must_end(scenario, &ending, &what);
+                }
+                Err(why) => panic!("{what}: {why}"),
+            }
+        }
+    }
+}
+
+/// The effects that each scenario cannot do without.
+fn effects(scenario: Scenario) -> BTreeSet<EffectKind> {
+    use EffectKind::{Checkpoint, Confirm, Follow, Freeze, HandOver, Promote, Prove, Route};
+    match scenario {
+        Scenario::Crash | Scenario::HostLost => BTreeSet::from([Freeze, Promote, Route, Prove, Follow]),
+        Scenario::Switchover => {
+            BTreeSet::from([Checkpoint, HandOver, Confirm, Promote, Route, Prove, Follow])
+        }
+    }
+}
+
+/// The run is over, one primary serves, each promotion was committed once, and an automatic failover is held down only
+/// when it is done. That all is well (the lease held, standbys following, the route right) is what `play` waits for.
+fn as_it_must_end(scenario: Scenario, ending: &Ending, what: &str) {
+    let automatic = match scenario {
+        Scenario::Crash | Scenario::HostLost => true,
+        Scenario::Switchover => false,
+    };
+    match ending.phase {
+        Some(Phase::Done) => {
+            assert_eq!(ending.promotions, 1, "{what}: {ending:?}");
+            assert_eq!(ending.primary, Some(1), "{what}: {ending:?}");
+            assert_eq!(ending.held_down, automatic, "{what}: {ending:?}");
+        }
+        Some(Phase::Aborted) => {
+            assert_eq!(ending.promotions, 0, "{what}: {ending:?}");
+            assert_eq!(ending.primary, Some(0), "{what}: {ending:?}");
+            assert!(!ending.held_down, "{what}: an aborted run holds down: {ending:?}");
+        }
+        other => panic!("{what}: the run ended as {other:?}"),
+    }
+    assert!(!automatic || ending.phase == Some(Phase::Done), "{what}: the primary is lost: {ending:?}");
+}
+
+#[test]
+fn a_crash_led_from_the_primarys_site_is_finished_whatever_breaks() {
+    every_place(Scenario::Crash, 0);
+}
+
+#[test]
+fn a_crash_led_from_the_standbys_site_is_finished_whatever_breaks() {
+    every_place(Scenario::Crash, 1);
+}
+
+#[test]
+fn a_crash_led_from_the_witness_is_finished_whatever_breaks() {
+    every_place(Scenario::Crash, 2);
+}
+
+#[test]
+fn a_lost_host_that_led_is_replaced_whatever_breaks() {
+    every_place(Scenario::HostLost, 0);
+}
+
+#[test]
+fn a_lost_host_led_from_the_standbys_site_is_replaced_whatever_breaks() {
+    every_place(Scenario::HostLost, 1);
+}
+
+#[test]
+fn a_lost_host_led_from_the_witness_is_replaced_whatever_breaks() {
+    every_place(Scenario::HostLost, 2);
+}
+
+#[test]
+fn a_switchover_led_from_the_primarys_site_is_finished_whatever_breaks() {
+    every_place(Scenario::Switchover, 0);
+}
+
+#[test]
+fn a_switchover_led_from_the_standbys_site_is_finished_whatever_breaks() {
+    every_place(Scenario::Switchover, 1);
+}
+
+#[test]
+fn a_switchover_led_from_the_witness_is_finished_whatever_breaks() {
+    every_place(Scenario::Switchover, 2);
+}

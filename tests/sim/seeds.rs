@@ -1,0 +1,72 @@
+//! A fixed, short range of seeds, and those of `seeds.txt`.
+
+use mesh_tests::sim::{Options, Summary, run};
+
+/// Seeds of one test. Several tests, so that they run side by side.
+const CHUNK: u64 = 25;
+
+fn chunk(nth: u64) {
+    let mut sum = Summary::default();
+    for seed in nth * CHUNK..(nth + 1) * CHUNK {
+        match run(seed, Options::default()) {
+            Ok(one) => {
+                sum.promotions += one.promotions;
+                sum.acknowledged += one.acknowledged;
+            }
+            Err(failure) => panic!("{failure}"),
+        }
+    }
+    // A range in which nothing happens would show nothing.
+    assert!(sum.promotions >= CHUNK, "only {} promotions in {CHUNK} seeds", sum.promotions);
+    assert!(sum.acknowledged >= CHUNK * 100, "only {} acknowledged writes", sum.acknowledged);
+}
+
+#[test]
+fn every_promise_is_kept_in_seeds_0() {
+    chunk(0);
+}
+
+#[test]
+fn every_promise_is_kept_in_seeds_1() {
+    chunk(1);
+}
+
+#[test]
+fn every_promise_is_kept_in_seeds_2() {
+    chunk(2);
+}
+
+#[test]
+fn every_promise_is_kept_in_seeds_3() {
+    chunk(3);
+}
+
+#[test]
+fn every_promise_is_kept_in_seeds_4() {
+    chunk(4);
+}
+
+#[test]
+fn every_promise_is_kept_in_seeds_5() {
+    chunk(5);
+}
+
+#[test]
+fn a_seed_is_the_same_run_for_ever() {
+    let one = run(7, Options::default()).map(|sum| format!("{sum:?}")).map_err(|why| why.to_string());
+    let two = run(7, Options::default()).map(|sum| format!("{sum:?}")).map_err(|why| why.to_string());
+    assert_eq!(one, two);
+}
+
+#[test]
+fn seeds_that_failed_once_fail_no_more() {
+    for line in include_str!("seeds.txt").lines() {
+        let line = line.split('#').next().unwrap_or("").trim();
+        if !line.is_empty() {
+            let seed = line.parse().unwrap_or_else(|e| panic!("seeds.txt: {line:?}: {e}"));
+            if let Err(failure) = run(seed, Options::default()) {
+                panic!("{failure}");
+            }
+        }
+    }
+}
