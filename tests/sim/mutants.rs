@@ -9,14 +9,14 @@ use mesh_tests::sim::{Options, run};
 const TABLE: [(&str, u64); 12] = [
     ("promote-without-waiting", 10),
     ("minority-pledges", 38),
-    ("no-fence-budget", 0),
+    ("no-fence-budget", 14),
     ("no-freeze", 8),
-    ("unknown-is-done", 0),
+    ("unknown-is-done", 134),
     ("votes-by-agent", 214),
     ("blind-is-witness", 573),
     ("pledge-not-persisted", 0),
     ("restart-forgets-grants", 11),
-    ("grant-forgotten-early", 0),
+    ("grant-forgotten-early", 14),
     ("no-self-fence", 0),
     ("receipt-before-fence", 12),
 ];

@@ -56,14 +56,14 @@ fn as_it_must_end(scenario: Scenario, ending: &Ending, what: &str) {
             assert_eq!(ending.primary, Some(1), "{what}: {ending:?}");
             assert_eq!(ending.held_down, automatic, "{what}: {ending:?}");
         }
-        Some(Phase::Aborted) => {
+        // Nobody was frozen in time (an answer was lost): the primary got a new lease number and opened in place.
+        Some(Phase::Aborted) if ending.primary == Some(0) => {
             assert_eq!(ending.promotions, 0, "{what}: {ending:?}");
-            assert_eq!(ending.primary, Some(0), "{what}: {ending:?}");
             assert!(!ending.held_down, "{what}: an aborted run holds down: {ending:?}");
+            assert!(scenario != Scenario::HostLost, "{what}: its host is gone: {ending:?}");
         }
         other => panic!("{what}: the run ended as {other:?}"),
     }
-    assert!(!automatic || ending.phase == Some(Phase::Done), "{what}: the primary is lost: {ending:?}");
 }
 
 #[test]

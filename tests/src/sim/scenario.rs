@@ -74,7 +74,12 @@ pub fn play(
     world.raft.prefer = Some(leader);
     world.run_until(ms(2_500));
     if let Some((kind, place)) = fault {
-        world.injection = Injection::new(kind, place, 4_000);
+        // With a host lost, the leader's is the second of three: away for longer than a lease, nobody could renew.
+        let away = match scenario {
+            Scenario::Crash | Scenario::Switchover => 4_000,
+            Scenario::HostLost => 1_000,
+        };
+        world.injection = Injection::new(kind, place, away);
     }
     world.raft.prefer = None;
     let began = world.now;
