@@ -115,7 +115,7 @@ fn a_died_primary_still_says_where_it_stood() {
     rig.process(ProcessState::Died);
     rig.quiet();
     assert!(rig.status().receipt.is_some());
-    assert_eq!(rig.status().position, Some(position(100)));
+    assert_eq!(rig.status().position, Some(super::position(100)));
 }
 
 #[test]
