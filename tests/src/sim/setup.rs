@@ -28,6 +28,11 @@ pub enum Shape {
     Five,
 }
 
+/// Agent and site of each host.
+type Hosts = &'static [(&'static str, &'static str)];
+/// Name and host of each server.
+type Servers = &'static [(&'static str, usize)];
+
 /// A mesh to simulate.
 #[derive(Debug, Clone)]
 pub struct Setup {
@@ -63,7 +68,7 @@ impl Setup {
     /// The mesh of a shape, with a timing profile.
     #[must_use]
     pub fn new(shape: Shape, profile: Profile, hold_down_seconds: u64) -> Self {
-        let (hosts, instances, route_host): (&[(&str, &str)], &[(&str, usize)], usize) = match shape {
+        let (hosts, instances, route_host): (Hosts, Servers, usize) = match shape {
             Shape::Three => {
                 (&[("east-1", "east"), ("dr-1", "dr"), ("wit-1", "witness")], &[("pg-a", 0), ("pg-b", 1)], 2)
             }

@@ -75,7 +75,21 @@ impl World {
                 steps.iter().any(|step| self.due(&step.effect, Place::BeforeIntent))
             }
             Command::RepairStarted { effect, .. } => self.due(effect, Place::BeforeIntent),
-            _ => false,
+            Command::MeshFormed { .. }
+            | Command::MemberAdded { .. }
+            | Command::MemberRemoved { .. }
+            | Command::SpecApplied { .. }
+            | Command::Founded { .. }
+            | Command::LeaseGranted { .. }
+            | Command::VerdictChanged { .. }
+            | Command::RunOpened { .. }
+            | Command::StepEnded { .. }
+            | Command::Signalled { .. }
+            | Command::PromotionCommitted { .. }
+            | Command::RepairEnded { .. }
+            | Command::Paused { .. }
+            | Command::Resumed { .. }
+            | Command::Acknowledged { .. } => false,
         });
         if hit && self.raft.leader == Some(host) {
             self.leader_dies();
@@ -102,7 +116,19 @@ impl World {
                 .iter()
                 .find(|known| known.id == *repair)
                 .is_some_and(|known| self.due(&known.effect, Place::AfterResult)),
-            _ => false,
+            Command::MeshFormed { .. }
+            | Command::MemberAdded { .. }
+            | Command::MemberRemoved { .. }
+            | Command::SpecApplied { .. }
+            | Command::Founded { .. }
+            | Command::LeaseGranted { .. }
+            | Command::VerdictChanged { .. }
+            | Command::RunOpened { .. }
+            | Command::Signalled { .. }
+            | Command::PromotionCommitted { .. }
+            | Command::Paused { .. }
+            | Command::Resumed { .. }
+            | Command::Acknowledged { .. } => false,
         });
         if hit {
             self.leader_dies();
