@@ -283,8 +283,7 @@ async fn a_frozen_server_is_seen_to_hang_and_the_fence_does_not_need_its_answer(
     let world = World::new().await;
     let a = primary(&world).await;
     let lease = world.status(&a).unwrap().lease.unwrap().term;
-    let pids: Vec<String> = a.processes().iter().map(ToString::to_string).collect();
-    assert!(Command::new("kill").arg("-STOP").args(&pids).status().unwrap().success());
+    a.freeze();
     world
         .until(&a, "every process stopped -> unresponsive", |s| s.process == ProcessState::Unresponsive)
         .await;
