@@ -81,8 +81,8 @@ impl<M: Machine> Consensus<M> {
         let faults = Arc::new(FaultCell::default());
         let store = open_store(Arc::clone(&medium), &options, Arc::clone(&faults)).await?;
         let identity = store.identity().clone();
-        let (limit, install) = (options.message_limit(), options.timings.install);
-        let peers = Arc::new(Peers::new(identity.clone(), Box::new(dialer), limit, install));
+        let (limit, timings) = (options.message_limit(), options.timings);
+        let peers = Arc::new(Peers::new(identity.clone(), Box::new(dialer), limit, timings));
         let places = Arc::new(Semaphore::new(options.proposals));
         let hub = Arc::new(Hub::new(options, identity));
         let shared = Arc::new(Shared::new(machine));

@@ -26,7 +26,9 @@ pub(crate) async fn keep(hub: &Hub, peers: &Peers, core: &Core) {
     loop {
         let open = wanted(hub, peers, core).await;
         core.raft.runtime_config().elect(open);
-        tokio::time::sleep(pace).await;
+        // While a leader is heard there is nothing to ask before it has been silent for long enough.
+        let heard = hub.silence(Instant::now()).map_or(pace, |silence| (pace * 3).saturating_sub(silence));
+        tokio::time::sleep(heard.max(pace)).await;
     }
 }
 

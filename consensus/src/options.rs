@@ -49,6 +49,11 @@ impl Timings {
         worst_sync: Duration::from_millis(20),
     };
 
+    /// The lease, as messages carry it.
+    pub(crate) fn lease_ms(&self) -> u64 {
+        u64::try_from(self.election_max.as_millis()).unwrap_or(u64::MAX)
+    }
+
     fn check(&self) -> Result<(), OptionsError> {
         let needed = self.worst_rtt * 2 + self.worst_sync;
         if self.heartbeat < needed {

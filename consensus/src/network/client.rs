@@ -17,6 +17,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use super::{DialError, Dialer, header};
+use crate::options::Timings;
 use crate::types::{Ballot, Identity, LogId, Member, NodeId, Snapshot, TypeConfig};
 use crate::wire;
 
@@ -27,18 +28,13 @@ pub(crate) struct Peers {
     me: Identity,
     dialer: Box<dyn Dialer>,
     message_limit: usize,
-    install: Duration,
+    timings: Timings,
     kept: Mutex<HashMap<NodeId, (Member, RaftClient<Channel>)>>,
 }
 
 impl Peers {
-    pub(crate) fn new(
-        me: Identity,
-        dialer: Box<dyn Dialer>,
-        message_limit: usize,
-        install: Duration,
-    ) -> Self {
-        Self { me, dialer, message_limit, install, kept: Mutex::new(HashMap::new()) }
+    pub(crate) fn new(me: Identity, dialer: Box<dyn Dialer>, message_limit: usize, timings: Timings) -> Self {
+        Self { me, dialer, message_limit, timings, kept: Mutex::new(HashMap::new()) }
     }
 
     fn client(&self, node: NodeId, member: &Member) -> Result<RaftClient<Channel>, DialError> {
@@ -65,7 +61,7 @@ impl Peers {
     ) -> Result<pb::ProbeResponse, Status> {
         let mut client = self.client(node, member).map_err(|error| Status::unavailable(error.to_string()))?;
         let request = pb::ProbeRequest {
-            header: Some(header(&self.me, node, member)),
+            header: Some(header(&self.me, &self.timings, node, member)),
             last: last.as_ref().map(wire::log_id),
         };
         bounded(within, client.probe(timed(request, within))).await
@@ -113,7 +109,7 @@ impl Link {
     }
 
     fn header(&self) -> Option<pb::Header> {
-        Some(header(&self.peers.me, self.node, &self.member))
+        Some(header(&self.peers.me, &self.peers.timings, self.node, &self.member))
     }
 }
 
@@ -193,7 +189,7 @@ impl RaftNetwork<TypeConfig> for Link {
             crc32c: crc32c::crc32c(&snapshot.snapshot.0),
             data: snapshot.snapshot.0,
         };
-        let within = self.peers.install;
+        let within = self.peers.timings.install;
         let answer = tokio::select! {
             closed = cancel => return Err(StreamingError::Closed(closed)),
             answer = bounded(within, client.install(timed(request, within))) => answer,

@@ -62,12 +62,13 @@ pub fn tune(endpoint: Endpoint, timings: &Timings) -> Endpoint {
         .tcp_nodelay(true)
 }
 
-pub(crate) fn header(me: &Identity, to: NodeId, member: &Member) -> pb::Header {
+pub(crate) fn header(me: &Identity, timings: &Timings, to: NodeId, member: &Member) -> pb::Header {
     pb::Header {
         version: VERSION,
         mesh: me.mesh.clone(),
         from: me.node,
         from_incarnation: me.incarnation,
+        lease_ms: timings.lease_ms(),
         to,
         to_incarnation: member.incarnation,
     }

@@ -58,6 +58,14 @@ impl Service {
                 me.node
             )));
         }
+        let lease = self.hub.options.timings.lease_ms();
+        if header.lease_ms != lease {
+            return Err(Status::failed_precondition(format!(
+                "the sender's leader lease is {} ms, this agent's {lease} ms; give `network` in [mesh] the same value \
+                 in every agent's file, and restart the agents",
+                header.lease_ms
+            )));
+        }
         (self.hub.options.peer_check)(request.extensions(), header.from)?;
         let core = self.hub.core().ok_or_else(|| Status::unavailable("this voter has stopped"))?;
         if let Some(known) = core.member(header.from)

@@ -17,6 +17,7 @@ fn header(world: &World, from: u64, to: u64) -> pb::Header {
         from_incarnation: world.nodes[&from].member.incarnation,
         to,
         to_incarnation: world.nodes[&to].member.incarnation,
+        lease_ms: world.timings.lease_ms(),
     }
 }
 
@@ -43,6 +44,7 @@ async fn messages_that_do_not_belong_here_are_refused_clearly() {
         ("for node 9", pb::Header { to: 9, ..good.clone() }, Code::FailedPrecondition),
         ("another incarnation", pb::Header { to_incarnation: 7, ..good.clone() }, Code::FailedPrecondition),
         ("for which incarnation", pb::Header { to_incarnation: 0, ..good.clone() }, Code::FailedPrecondition),
+        ("`network` in [mesh]", pb::Header { lease_ms: 1, ..good.clone() }, Code::FailedPrecondition),
         ("lost its disk", pb::Header { from_incarnation: 7, ..good.clone() }, Code::PermissionDenied),
     ];
     for (words, header, code) in cases {
