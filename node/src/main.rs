@@ -23,6 +23,7 @@ fn main() -> ExitCode {
         Command::Guard(args) => programs::guard(&Output::of_process(common.json), &args),
         Command::Leash(args) => programs::leash(&args),
         Command::Ca(command) => local::authority(&common, &command),
+        Command::Papers(args) => programs::papers(&Output::of_process(common.json), &args),
         Command::ExitCodes => exit::explain(),
     }
 }

@@ -3,11 +3,11 @@
 
 use std::process::ExitCode;
 
-use crate::cli::args::{AgentArgs, AgentCommand, Common, GuardArgs, LeashArgs};
+use crate::cli::args::{AgentArgs, AgentCommand, Common, GuardArgs, LeashArgs, PapersArgs};
 use crate::cli::local;
 use crate::cli::output::Output;
 use crate::cli::{Exit, Failure, with_causes};
-use crate::{agent, guard, leash, telemetry};
+use crate::{agent, cli, guard, leash, telemetry};
 
 fn failed(output: &Output, error: &dyn std::error::Error) -> ExitCode {
     let failure = Failure::new(Exit::Error, with_causes(error), "");
@@ -39,6 +39,18 @@ pub fn agent(common: &Common, args: &AgentArgs) -> ExitCode {
     }
 }
 
+/// `mesh papers`
+#[must_use]
+pub fn papers(output: &Output, args: &PapersArgs) -> ExitCode {
+    match cli::papers::write(&args.dir) {
+        Ok(text) => said(output, &text),
+        Err(failure) => {
+            output.failure(&failure);
+            failure.exit.into()
+        }
+    }
+}
+
 /// `mesh guard`
 #[must_use]
 pub fn guard(output: &Output, args: &GuardArgs) -> ExitCode {
@@ -61,8 +73,9 @@ fn serve<E: std::error::Error>(output: &Output, program: impl Future<Output = Re
     if let Err(error) = telemetry::start(telemetry::Form::Text) {
         return failed(output, &error);
     }
-    // Two threads: one that is busy (a snapshot, a TLS handshake) must not hold up renewals and probes.
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    // One worker: events are small and many, and waking a second one for each of them costs more than they do. Whatever
+    // may wait for a disk runs elsewhere (the store's own thread, blocking tasks), so that renewals are never behind it.
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
     match runtime {
         Ok(runtime) => match runtime.block_on(program) {
             Ok(()) => Exit::Done.into(),

@@ -66,6 +66,9 @@ pub enum Command {
     /// Make the keys that agents and guards know each other by
     #[command(subcommand)]
     Ca(CaCommand),
+    /// Write manual pages and completions, for packages
+    #[command(hide = true)]
+    Papers(PapersArgs),
     /// What the exit codes mean
     #[command(name = "exit-codes", hide = true, long_about = exit::HELP, help_template = "{about}\n")]
     ExitCodes,
@@ -111,6 +114,14 @@ pub enum Operation {
     /// Show, verify and export the record of everything
     #[command(subcommand)]
     Audit(AuditCommand),
+}
+
+/// `mesh papers`
+#[derive(Debug, Clone, Args)]
+pub struct PapersArgs {
+    /// Such as /usr/share
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
 }
 
 /// `mesh status`

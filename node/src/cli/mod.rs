@@ -15,6 +15,7 @@ pub mod init;
 pub mod local;
 pub mod operate;
 pub mod output;
+pub mod papers;
 pub mod render;
 
 pub use args::{Cli, Command};

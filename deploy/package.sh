@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Builds the Debian package: deploy/package.sh [OUT]. OUT is target/debian when left out.
+#
+# The architecture is the one that cargo builds for: CARGO_BUILD_TARGET=aarch64-unknown-linux-gnu, with that target and
+# its linker installed, gives arm64. Manual pages and completions are written by a mesh of this machine (MESH_PAPERS).
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export PATH="$HOME/.cargo/bin:$PATH"
+
+out=${1:-target/debian}
+release=target/${CARGO_BUILD_TARGET:+$CARGO_BUILD_TARGET/}release
+cargo build --release --locked --package mesh-node --bin mesh
+papers=${MESH_PAPERS:-$release/mesh}
+version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
+case ${CARGO_BUILD_TARGET:-$(uname -m)} in
+    x86_64*) arch=amd64 ;;
+    aarch64*) arch=arm64 ;;
+    *) echo "no package is made for ${CARGO_BUILD_TARGET:-$(uname -m)}; mesh runs on amd64 and arm64" >&2; exit 1 ;;
+esac
+
+root=$(mktemp -d)
+trap 'rm -rf "$root"' EXIT
+chmod 0755 "$root"
+put() { install -D -m "$1" "$2" "$root/$3"; }
+
+put 0755 "$release/mesh" usr/bin/mesh
+for unit in deploy/systemd/*; do put 0644 "$unit" "lib/systemd/system/$(basename "$unit")"; done
+for file in README.md ARCHITECTURE.md CHANGELOG.md; do put 0644 "$file" "usr/share/doc/mesh/$file"; done
+for file in deploy/config/*; do put 0644 "$file" "usr/share/doc/mesh/examples/$(basename "$file")"; done
+if [ -d deploy/runbooks ]; then
+    for file in deploy/runbooks/*; do put 0644 "$file" "usr/share/doc/mesh/runbooks/$(basename "$file")"; done
+fi
+{ cat LICENSE-MIT; echo; echo "or, as you like:"; echo; cat LICENSE-APACHE; } >"$root/usr/share/doc/mesh/copyright"
+chmod 0644 "$root/usr/share/doc/mesh/copyright"
+"$papers" papers --dir "$root/usr/share"
+find "$root/usr/share/man" -name '*.1' -exec gzip -9n {} +
+
+mkdir -m 0755 "$root/DEBIAN"
+for script in postinst prerm postrm; do put 0755 "deploy/debian/$script" "DEBIAN/$script"; done
+# glibc is the one library that is not linked in; the newest version that the binary names is what it needs.
+glibc=$(grep -aoE 'GLIBC_2\.[0-9]+' "$release/mesh" | sort -Vu | tail -1 | sed 's/GLIBC_//')
+cat >"$root/DEBIAN/control" <<CONTROL
+Package: mesh
+Version: $version
+Architecture: $arch
+Section: database
+Priority: optional
+Maintainer: mesh maintainers <maintainers@users.noreply.example>
+Depends: libc6 (>= ${glibc:-2.31}), adduser
+Recommends: systemd
+Installed-Size: $(du -sk "$root" | cut -f1)
+Description: fails PostgreSQL over between sites, and says why
+ One agent beside each database host and at each site. Together they agree that
+ a primary is lost, fence it, promote the best standby, lead clients to it,
+ prove that writes flow, and keep an audit of why.
+CONTROL
+mkdir -p "$out"
+dpkg-deb --root-owner-group -Zxz --build "$root" "$out/mesh_${version}_$arch.deb"
