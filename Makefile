@@ -30,7 +30,7 @@ demo: deps ## Watch PostgreSQL fail over between three sites (ARGS=--keep, ARGS=
 test: deps ## Run every test: units, simulation, PostgreSQL, real clusters
 	$(CARGO) build --workspace --bins
 	if $(CARGO) nextest --version >/dev/null 2>&1; then $(CARGO) nextest run --workspace $(ARGS); \
-	else $(CARGO) test --workspace $(ARGS); fi
+	else $(CARGO) test --workspace --no-fail-fast $(filter-out --profile ci,$(ARGS)); fi
 	tests/network.sh
 
 .PHONY: verify
