@@ -101,7 +101,7 @@ impl Haproxy {
 fn config(ip: Ipv4Addr, admin: &Path, follows: Follows, servers: &[Backend]) -> String {
     let mut text = format!(
         "global\n  maxconn 500\n  stats socket {} mode 660 level admin\n\
-         defaults\n  mode tcp\n  timeout connect 1s\n  timeout client 30m\n  timeout server 30m\n  retries 0\n\
+         defaults\n  mode tcp\n  option abortonclose\n  timeout connect 1s\n  timeout client 30m\n  timeout server 30m\n  retries 0\n\
          listen {BACKEND}\n  bind {ip}:{}\n",
         admin.display(),
         port::ROUTE

@@ -173,7 +173,7 @@ impl Patroni {
 
     async fn start_haproxy(&mut self) -> Result<()> {
         let mut text = format!(
-            "global\n  maxconn 500\ndefaults\n  mode tcp\n  timeout connect 1s\n  timeout client 30m\n\
+            "global\n  maxconn 500\ndefaults\n  mode tcp\n  option abortonclose\n  timeout connect 1s\n  timeout client 30m\n\
              \x20 timeout server 30m\n  retries 0\nlisten pg\n  bind {}:{}\n  option httpchk OPTIONS /primary\n\
              \x20 http-check expect status 200\n\
              \x20 default-server inter 200 fall 2 rise 1 on-marked-down shutdown-sessions\n",
