@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::lease::{LeaseTerm, Receipt};
 use crate::{
     AgentName, DataIncarnation, Epoch, Generation, GroupName, GuardIncarnation, InstanceName, Lsn, Millis,
+    RouteName,
 };
 
 /// First-hand facts of a guard about its instance.
@@ -180,6 +181,27 @@ pub struct Report {
     pub reaches: Vec<AgentName>,
     /// Since the observer's own loop last ran late by more than a probe interval; a starved observer is no witness.
     pub starved: Option<Millis>,
+    /// What it found of the routes whose credentials it holds.
+    #[serde(default)]
+    pub routes: Vec<RouteSight>,
+}
+
+/// Where a route leads, as the agent that holds its credentials found when it looked, outside any run: a proxy that was
+/// restarted, or changed by hand, leads elsewhere than the log says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteSight {
+    /// The group.
+    pub group: GroupName,
+    /// The route.
+    pub route: RouteName,
+    /// The primary that the agent knew when it looked.
+    pub instance: InstanceName,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// How long the route has not led there, without a break; `None` when it does.
+    pub astray_for: Option<Millis>,
+    /// Since the agent looked.
+    pub age: Millis,
 }
 
 /// What an observer saw of one instance.

@@ -324,6 +324,9 @@ pub struct RouteStatus {
     /// What stands in the way of leading it, or who did not show it when it was led.
     #[serde(default)]
     pub note: Option<String>,
+    /// How long the agent that holds it has seen it lead elsewhere, whatever the log says.
+    #[serde(default)]
+    pub astray_for: Option<Millis>,
 }
 
 /// The explanation of a decision.

@@ -272,6 +272,21 @@ impl Coordinator {
         driver.took(now, step, flight, outcome, &self.mutants);
     }
 
+    /// Whether nothing is due by time alone that would be worth a look before the next message: every primary was judged
+    /// healthy, no run and no takeover goes on, and nothing is under way.
+    #[must_use]
+    pub fn calm(&self, state: &MeshState) -> bool {
+        let quiet = |group: &crate::state::Group| group.active_run().is_none() && group.takeover.is_none();
+        let idle = |driver: &Driver| {
+            driver.proposing.is_none()
+                && driver.requests.is_empty()
+                && driver.in_flight.is_empty()
+                && driver.results.is_empty()
+                && driver.verdict.is_none_or(|(verdict, _)| verdict == Verdict::Healthy)
+        };
+        state.groups.values().all(quiet) && self.drivers.values().all(idle)
+    }
+
     /// What to do next. Nothing while not leading.
     pub fn poll(&mut self, now: Moment, applied: u64, state: &MeshState) -> Vec<Todo> {
         let Some((raft_term, since)) = self.leading else { return Vec::new() };

@@ -5,17 +5,23 @@
 use mesh_proto::command::Command;
 use mesh_proto::effect::{Effect, Target};
 use mesh_proto::evidence::{GuardStatus, ProcessState};
+use mesh_proto::spec::RouteSpec;
 use mesh_proto::{InstanceName, Millis};
 
 use super::decide::Step;
 use super::{Backoff, Context, Driver};
 use crate::plan::holds;
 use crate::state::Group;
+use crate::verdict::observations::route_sight;
 
 /// First pause after a failed repair; it doubles up to [`BACKOFF_MAX`].
 const BACKOFF_FIRST: Millis = Millis(2_000);
 /// Longest pause between tries of a repair.
 const BACKOFF_MAX: Millis = Millis(60_000);
+/// A look at a route counts for this long; routes whose systems allow few questions are looked at every minute.
+const LOOK_COUNTS: Millis = Millis(90_000);
+/// How long a route must have led elsewhere, which takes more than one look: what a run does meanwhile is no drift.
+const ASTRAY_FOR: Millis = Millis(500);
 /// How long a standby may be without a stream from its primary before it is asked to follow again.
 const STREAM_GRACE: Millis = Millis(5_000);
 
@@ -64,7 +70,8 @@ impl Driver {
         let routes = group.spec.routes.iter().filter(|_| group.active_run().is_none());
         for route in routes {
             let led = group.routes.get(&route.name);
-            let right = led.is_some_and(|led| led.instance == primary.instance && led.epoch == group.epoch);
+            let right = led.is_some_and(|led| led.instance == primary.instance && led.epoch == group.epoch)
+                && !astray(context, group, route);
             if right || !self.may_try(context, group, &format!("route {}", route.name)) {
                 continue;
             }
@@ -135,6 +142,21 @@ impl Driver {
             known.ended = 0;
         }
     }
+}
+
+/// Whether the agent that holds a route found that it does not lead to the primary, and not only at one look: a proxy that
+/// was restarted returns to what its file says.
+fn astray(context: &Context<'_>, group: &Group, route: &RouteSpec) -> bool {
+    let Some(primary) = &group.primary else { return false };
+    let Some(report) = context.heard.fresh_report(context.now, &route.agent, group.timing.fresh) else {
+        return false;
+    };
+    route_sight(context.now, report, &group.spec.group, &route.name).is_some_and(|(sight, age)| {
+        age <= LOOK_COUNTS
+            && sight.instance == primary.instance
+            && sight.epoch == group.epoch
+            && sight.astray_for.is_some_and(|astray| astray >= ASTRAY_FOR)
+    })
 }
 
 fn instance_key(name: &InstanceName) -> String {

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use mesh_proto::evidence::{GuardStatus, Position, Report, Sighting};
-use mesh_proto::{AgentName, GroupName, InstanceName, Millis};
+use mesh_proto::evidence::{GuardStatus, Position, Report, RouteSight, Sighting};
+use mesh_proto::{AgentName, GroupName, InstanceName, Millis, RouteName};
 
 use crate::Moment;
 
@@ -97,6 +97,18 @@ impl Observations {
     pub fn fresh_report(&self, now: Moment, agent: &AgentName, fresh: Millis) -> Option<&Heard<Report>> {
         self.reports.get(agent).filter(|heard| heard.age(now) <= fresh)
     }
+}
+
+/// Where a route leads, as the agent that holds it found, with the age that has by now.
+#[must_use]
+pub fn route_sight<'a>(
+    now: Moment,
+    report: &'a Heard<Report>,
+    group: &GroupName,
+    route: &RouteName,
+) -> Option<(&'a RouteSight, Millis)> {
+    let found = report.said.routes.iter().find(|s| s.group == *group && s.route == *route)?;
+    Some((found, found.age.plus(report.age(now))))
 }
 
 /// What an observer saw of an instance, with the age it has by now.

@@ -22,11 +22,17 @@ use super::machine::MeshMachine;
 use super::peers::Peers;
 use super::receipts::Receipts;
 use super::routes::RouteKeeper;
+use super::supervisor::Pulse;
 use crate::clock::{self, Clock};
 use crate::rpc::CallError;
 
-/// Longest pause between two looks while nothing happens: what is due by time alone is noticed this late at most.
-const TICK: Duration = Duration::from_millis(50);
+/// Pause between two looks while a run goes on or something is wrong: what is due by time alone (the end of a lease, say)
+/// is noticed this late at most.
+const BUSY_TICK: Duration = Duration::from_millis(10);
+/// Longest pause between two looks while all is well: what happens then arrives as a message, which wakes the leader.
+const CALM_TICK: Duration = Duration::from_millis(250);
+/// Longest pause of an agent that does not lead: a change of leadership wakes it.
+const FOLLOWER_TICK: Duration = Duration::from_millis(1_000);
 /// How long a proposal may take before its fate counts as unknown.
 const PROPOSE_DEADLINE: Duration = Duration::from_secs(5);
 /// How long a voter may take to answer a pledge: one round trip and one fsync.
@@ -132,23 +138,29 @@ impl Driver {
         let mut tasks: JoinSet<()> = JoinSet::new();
         let mut acting: Option<Acting> = None;
         let mut settling: Option<Instant> = None;
+        let mut pulse = Pulse::of_unit();
+        let (mut leading, mut tick) = (false, CALM_TICK);
         tokio::pin!(stop);
         loop {
             tokio::select! {
                 () = &mut stop => break,
-                () = self.wake.notified() => {}
-                _ = applied.changed() => {}
+                () = self.wake.notified(), if leading => {}
+                _ = applied.changed(), if leading => {}
                 _ = standing.changed() => {}
-                () = tokio::time::sleep(TICK) => {}
+                () = tokio::time::sleep(tick) => {}
             }
+            pulse.beat(Instant::now());
             while tasks.try_join_next().is_some() {}
-            if !self.leads() {
+            leading = self.leads();
+            if !leading {
                 self.coordinator().follow();
                 acting = None;
+                tick = FOLLOWER_TICK;
                 continue;
             }
             self.settle_members(&mut settling, &mut tasks);
             let todo = self.poll();
+            tick = if self.calm() { CALM_TICK } else { BUSY_TICK };
             if todo.is_empty() {
                 continue;
             }
@@ -188,6 +200,10 @@ impl Driver {
                 );
             }
         });
+    }
+
+    fn calm(&self) -> bool {
+        self.consensus.read(|machine| self.coordinator().calm(machine.state()))
     }
 
     fn poll(&self) -> Vec<Todo> {

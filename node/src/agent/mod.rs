@@ -21,5 +21,6 @@ pub mod sightings;
 pub mod voting;
 
 mod start;
+mod supervisor;
 
 pub use start::{AgentError, init, run};

@@ -11,6 +11,7 @@ use mesh_proto::{AgentName, Millis};
 use tokio::task::JoinSet;
 
 use super::driver::Driver;
+use super::routes::RouteWatch;
 use super::sightings::Sightings;
 
 /// Interval of reports before any group states a probe interval.
@@ -19,7 +20,13 @@ const IDLE_INTERVAL: Duration = Duration::from_millis(500);
 const REPORT_DEADLINE: Duration = Duration::from_millis(500);
 
 /// Reports until `stop` completes.
-pub async fn run(driver: Arc<Driver>, sightings: Arc<Sightings>, boot: u64, stop: impl Future<Output = ()>) {
+pub async fn run(
+    driver: Arc<Driver>,
+    sightings: Arc<Sightings>,
+    watch: Arc<RouteWatch>,
+    boot: u64,
+    stop: impl Future<Output = ()>,
+) {
     let reached: Arc<Mutex<BTreeMap<AgentName, Instant>>> = Arc::default();
     let mut applied = driver.consensus.applied();
     let mut tasks: JoinSet<()> = JoinSet::new();
@@ -32,7 +39,9 @@ pub async fn run(driver: Arc<Driver>, sightings: Arc<Sightings>, boot: u64, stop
             let every = machine.state().groups.values().map(|group| group.timing.probe.duration()).min();
             (machine.state().member_list(), every.unwrap_or(IDLE_INTERVAL))
         });
-        let due = Instant::now() + every;
+        // While all is well half the pace is fresh enough; every change is told at once.
+        let pace = if sightings.any_lost() { every } else { every * 2 };
+        let due = Instant::now() + pace;
         tokio::select! {
             () = &mut stop => break,
             () = sightings.changed.notified() => {}
@@ -46,7 +55,7 @@ pub async fn run(driver: Arc<Driver>, sightings: Arc<Sightings>, boot: u64, stop
         }
         while tasks.try_join_next().is_some() {}
         generation += 1;
-        let recent = every * 4;
+        let recent = every * 5;
         let reaches = {
             let mut reached = reached.lock().unwrap_or_else(PoisonError::into_inner);
             reached.retain(|_, at| at.elapsed() <= recent);
@@ -59,6 +68,7 @@ pub async fn run(driver: Arc<Driver>, sightings: Arc<Sightings>, boot: u64, stop
             sightings: sightings.now(),
             reaches,
             starved: late.map(|at| Millis::from(at.elapsed())),
+            routes: watch.now(),
         });
         driver.heard_report(Report::clone(&report));
         for member in members.into_iter().filter(|member| member.agent != driver.me) {

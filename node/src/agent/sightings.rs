@@ -107,6 +107,12 @@ impl Sightings {
         }
     }
 
+    /// Whether any instance was not seen at the newest look.
+    #[must_use]
+    pub fn any_lost(&self) -> bool {
+        lock(&self.seen).values().any(|eye| eye.seen.is_lost())
+    }
+
     /// The sightings as they are now, with their ages.
     #[must_use]
     pub fn now(&self) -> Vec<Sighting> {

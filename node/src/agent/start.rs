@@ -20,9 +20,10 @@ use super::gates::{GateError, Gates};
 use super::machine::MeshMachine;
 use super::peers::Peers;
 use super::reporter;
-use super::routes::{Holdings, RouteKeeper, Specs};
+use super::routes::{Holdings, RouteKeeper, RouteWatch, Specs};
 use super::service::AgentService;
 use super::sightings::{ProbeLogin, Sightings};
+use super::supervisor;
 use crate::clock::Clock;
 use crate::config::{ConfigError, NodeConfig, Reader};
 use crate::rpc::{Caller, server};
@@ -165,7 +166,10 @@ pub async fn run(path: &Path) -> Result<(), AgentError> {
 
     let (members, known) = watch::channel(Vec::new());
     let store = config.agent.data_dir.join(STORE);
-    let options = Options::new(store, node.0, config.mesh.id.as_str(), peer_check(&config, known));
+    let options = Options {
+        timings: config.mesh.network.timings(),
+        ..Options::new(store, node.0, config.mesh.id.as_str(), peer_check(&config, known))
+    };
     let raft_dialer = raft_dialer(dialer.clone(), options.timings);
     let consensus =
         Consensus::open(options, MeshMachine::default(), raft_dialer).await.map_err(AgentError::Open)?;
@@ -217,11 +221,17 @@ pub async fn run(path: &Path) -> Result<(), AgentError> {
                 .map_err(|source| AgentError::Listen { address: "the HTTP listener".to_owned(), source })
         });
     }
+    let watch = Arc::new(RouteWatch::default());
+    let (until, looking, watching) = (stopped(&stopping), Arc::clone(&driver), Arc::clone(&watch));
+    parts.spawn(async move {
+        watching.run(looking, until).await;
+        Ok(())
+    });
     let until = stopped(&stopping);
     let boot = std::process::id().into();
     let (reporting, driving) = (Arc::clone(&driver), Arc::clone(&driver));
     parts.spawn(async move {
-        reporter::run(reporting, sightings, boot, until).await;
+        reporter::run(reporting, sightings, watch, boot, until).await;
         Ok(())
     });
     let until = stopped(&stopping);
@@ -230,11 +240,13 @@ pub async fn run(path: &Path) -> Result<(), AgentError> {
         Ok(())
     });
     parts.spawn(publish_members(consensus.clone(), members, stopped(&stopping)));
+    supervisor::ready();
 
     let ended = tokio::select! {
         signal = signalled() => signal.map_err(AgentError::Signals),
         Some(part) = parts.join_next() => part.unwrap_or(Ok(())),
     };
+    supervisor::stopping();
     stop.send_replace(true);
     let all = async { while parts.join_next().await.is_some() {} };
     if tokio::time::timeout(STOP_GRACE, all).await.is_err() {

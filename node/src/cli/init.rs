@@ -50,6 +50,7 @@ fn template(args: &AgentTemplateArgs) -> String {
 
 [mesh]
 id = "{mesh}"
+network = "lan"    # "wan" when a round trip between two voters may take 10 to 90 ms; the same in every agent's file
 
 # The founding voters, the same in every agent's file: 3, 5 or 7 of them, over three or more sites.
 [[mesh.voter]]
@@ -102,8 +103,8 @@ key = "/etc/mesh/agent-{name}.key"
 # socket_dir = "/var/run/postgresql"
 # replication_user = "replicator"
 # guard_listen = "{ip}:7401"
-# state_dir = "/run/mesh/pg-{site}"    # not on the disk of the data
-# log_file = "/var/log/mesh/pg-{site}.log"
+# state_dir = "/run/mesh-guard/pg-{site}"    # made by its unit, in memory; not on the disk of the data
+# log_file = "/var/log/mesh-guard/pg-{site}.log"
 # cert = "/etc/mesh/guard-pg-{site}.crt"
 # key = "/etc/mesh/guard-pg-{site}.key"
 

@@ -49,9 +49,34 @@ pub struct NodeConfig {
 pub struct MeshSection {
     /// Name of the mesh. Agents of another mesh are refused.
     pub id: MeshId,
+    /// How far apart the voters are; the same in every agent's file, or they refuse each other.
+    #[serde(default)]
+    pub network: Network,
     /// The voters that form the mesh.
     #[serde(rename = "voter")]
     pub voters: Vec<VoterSection>,
+}
+
+/// How far apart voters are: what a heartbeat must bear, and so how soon a lost leader is replaced.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Network {
+    /// Round trips of at most 10 ms between any two voters.
+    #[default]
+    Lan,
+    /// Round trips of at most 90 ms.
+    Wan,
+}
+
+impl Network {
+    /// The waits of the agreement.
+    #[must_use]
+    pub const fn timings(self) -> mesh_consensus::Timings {
+        match self {
+            Self::Lan => mesh_consensus::Timings::LAN,
+            Self::Wan => mesh_consensus::Timings::WAN,
+        }
+    }
 }
 
 /// One founding voter.

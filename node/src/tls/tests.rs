@@ -56,6 +56,7 @@ fn report() -> mesh_proto::evidence::Report {
         sightings: Vec::new(),
         reaches: Vec::new(),
         starved: None,
+        routes: Vec::new(),
     }
 }
 

@@ -10,7 +10,7 @@ use mesh_failover::state::MeshState;
 use mesh_proto::command::Entry;
 use mesh_proto::effect::{Order, Outcome, Refusal};
 use mesh_proto::evidence::{Report, Seen, Sighting};
-use mesh_proto::{Millis, Wall};
+use mesh_proto::{Epoch, InstanceName, Millis, Wall};
 
 use super::clock::{Time, ms, us};
 use super::mutant::Mutation;
@@ -44,6 +44,8 @@ pub(super) struct Agent {
     generation: u64,
     ticked: Option<Moment>,
     starved: Option<Moment>,
+    /// Since when the proxy does not lead to the primary that it knew.
+    pub astray: Option<((InstanceName, Epoch), Moment)>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -73,6 +75,7 @@ impl Agent {
             generation: 0,
             ticked: None,
             starved: None,
+            astray: None,
         }
     }
 }
@@ -101,6 +104,7 @@ impl World {
         agent.generation = 0;
         agent.ticked = None;
         agent.starved = None;
+        agent.astray = None;
         let life = agent.life;
         self.say(|| format!("{} starts", self_name(host)));
         // A restarted agent may know less of the commits than it had applied.
@@ -189,6 +193,7 @@ impl World {
         let instances = self.setup.instances.clone();
         let group = self.group_name().clone();
         let names: Vec<_> = self.setup.hosts.iter().map(|(agent, _)| agent.clone()).collect();
+        let routes = self.look_at_proxy(host, now);
         let agent = &mut self.agents[host];
         agent.generation += 1;
         Report {
@@ -216,6 +221,7 @@ impl World {
                 .map(|(other, _)| names[*other].clone())
                 .collect(),
             starved: agent.starved.map(|at| now.since(at)),
+            routes,
         }
     }
 

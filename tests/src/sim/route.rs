@@ -1,7 +1,9 @@
 //! The proxy and the agent that changes it. The proxy stands outside: it keeps its setting when the agent dies.
 
+use mesh_failover::Moment;
 use mesh_proto::Millis;
 use mesh_proto::effect::{Effect, Finding, Order, Outcome, Refusal};
+use mesh_proto::evidence::RouteSight;
 
 use super::clock::ms;
 use super::world::{Message, World};
@@ -67,5 +69,51 @@ impl World {
         } else {
             refused(Refusal::Failed, "the write did not arrive")
         }
+    }
+
+    /// What the agent that holds the proxy finds when it looks at it.
+    pub(super) fn look_at_proxy(&mut self, host: usize, now: Moment) -> Vec<RouteSight> {
+        let leads_to = self.proxy.leads_to.map(|at| self.setup.instances[at].0.clone());
+        let (me, name) = (self.setup.hosts[host].0.clone(), self.group_name().clone());
+        let agent = &mut self.agents[host];
+        let Some(group) = agent.state.groups.get(&name) else { return Vec::new() };
+        let (Some(primary), Some(route)) = (&group.primary, group.spec.routes.iter().find(|r| r.agent == me))
+        else {
+            return Vec::new();
+        };
+        let asked = (primary.instance.clone(), group.epoch);
+        let before = agent.astray.take().filter(|(of, _)| *of == asked).map(|(_, since)| since);
+        let since = (leads_to.as_ref() != Some(&asked.0)).then(|| before.unwrap_or(now));
+        let sight = RouteSight {
+            group: name,
+            route: route.name.clone(),
+            instance: asked.0.clone(),
+            epoch: asked.1,
+            astray_for: since.map(|since| now.since(since)),
+            age: Millis(0),
+        };
+        agent.astray = since.map(|since| (asked, since));
+        vec![sight]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mesh_proto::spec::Profile;
+
+    use super::super::clock::ms;
+    use super::super::setup::{Setup, Shape};
+    use super::super::world::World;
+
+    #[test]
+    fn a_proxy_that_was_restarted_is_led_anew_without_a_run() {
+        let mut world = World::new(Setup::new(Shape::Three, Profile::Lan, 0), 7, None, false);
+        world.run_until(ms(3_000));
+        let run = world.group().run.as_ref().map(|run| run.id);
+        world.proxy.leads_to = Some(1);
+        world.run_until(ms(8_000));
+        assert_eq!(world.failure, None);
+        assert_eq!(world.proxy.leads_to, Some(0));
+        assert_eq!(world.group().run.as_ref().map(|run| run.id), run);
     }
 }

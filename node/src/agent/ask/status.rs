@@ -2,13 +2,14 @@
 //! and every observer.
 
 use mesh_failover::state::{Group, MeshState};
+use mesh_failover::verdict::observations::route_sight;
 use mesh_failover::verdict::votes;
 use mesh_failover::{Moment, plan};
 use mesh_proto::command::Verdict;
 use mesh_proto::effect::{Effect, Finding, Outcome, Target};
 use mesh_proto::operator::{Answer, GroupStatus, InstanceStatus, NodeView, RouteStatus, StatusView, WhyView};
-use mesh_proto::spec::InstanceSpec;
-use mesh_proto::{GroupName, RouteName};
+use mesh_proto::spec::{InstanceSpec, RouteSpec};
+use mesh_proto::{GroupName, Millis, RouteName};
 
 use super::{Asked, Reply};
 use crate::clock;
@@ -93,6 +94,7 @@ impl Asked {
                         leads_to: led.map(|led| led.instance.clone()),
                         epoch: led.map(|led| led.epoch),
                         note: route_words(group, &route.name),
+                        astray_for: self.astray(now, group, route),
                     }
                 })
                 .collect(),
@@ -100,6 +102,15 @@ impl Asked {
             pause: group.pause.as_ref().map(|pause| (pause.reason.clone(), pause.length)),
             observers,
         }
+    }
+
+    /// How long the agent that holds a route has seen it lead elsewhere.
+    fn astray(&self, now: Moment, group: &Group, route: &RouteSpec) -> Option<Millis> {
+        self.driver.with_heard(|c| {
+            let report = c.heard.report(&route.agent)?;
+            let (sight, _) = route_sight(now, report, &group.spec.group, &route.name)?;
+            sight.astray_for.filter(|_| sight.epoch == group.epoch)
+        })
     }
 
     fn instance_status(

@@ -6,6 +6,7 @@
 
 mod dns;
 mod haproxy;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -22,6 +23,8 @@ use tokio::time::timeout_at;
 use super::gates::{Gates, Passage};
 use super::sightings::ProbeLogin;
 use crate::config::{DnsSection, NodeConfig};
+
+pub use watch::RouteWatch;
 
 /// Where the specs come from: the applied state.
 pub trait Specs: Send + Sync {
@@ -74,7 +77,7 @@ type Turn = Arc<tokio::sync::Mutex<()>>;
 pub struct RouteKeeper {
     holdings: Holdings,
     login: Option<ProbeLogin>,
-    gates: Mutex<Gates>,
+    gates: Arc<Mutex<Gates>>,
     /// One order at a time for each route: gates and effects of a route must not interleave, and a slow name server must
     /// not hold up a proxy.
     turns: Mutex<BTreeMap<(GroupName, RouteName), Turn>>,
@@ -85,7 +88,7 @@ impl RouteKeeper {
     /// Keeps the routes that the holdings reach.
     #[must_use]
     pub fn new(holdings: Holdings, login: Option<ProbeLogin>, gates: Gates, specs: Arc<dyn Specs>) -> Self {
-        Self { holdings, login, gates: Mutex::new(gates), turns: Mutex::default(), specs }
+        Self { holdings, login, gates: Arc::new(Mutex::new(gates)), turns: Mutex::default(), specs }
     }
 
     /// Executes an order within its budget.
@@ -130,7 +133,7 @@ impl RouteKeeper {
             let what = format!("an earlier order for route {} is still under way", asked.route.name);
             return refused(Refusal::NotDelivered, &what);
         };
-        if let Err(no) = self.pass(asked) {
+        if let Err(no) = self.pass(asked).await {
             return no.into();
         }
         // The turn is kept until the effect is over: a later epoch must not be overtaken by this one.
@@ -142,17 +145,26 @@ impl RouteKeeper {
         Arc::clone(self.turns.lock().unwrap_or_else(PoisonError::into_inner).entry(key).or_default())
     }
 
-    /// The epoch gate, raised on disk before the effect.
-    fn pass(&self, asked: &Asked<'_>) -> Result<(), No> {
-        let Asked { order, route, .. } = asked;
-        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
-        match gates.pass(&order.group, &route.name, order.epoch, order.raft_term) {
-            Ok(Passage::Open) => Ok(()),
-            Ok(Passage::Stale { seen }) => {
-                let what = format!("route {} was led in epoch {seen} already", route.name);
-                Err(no(Refusal::StaleEpoch, what))
+    /// The epoch gate, raised on disk before the effect. Its disk may hang: nothing else of the agent waits for it.
+    async fn pass(&self, asked: &Asked<'_>) -> Result<(), No> {
+        let (gates, group, route) =
+            (Arc::clone(&self.gates), asked.order.group.clone(), asked.route.name.clone());
+        let (epoch, raft_term) = (asked.order.epoch, asked.order.raft_term);
+        let name = route.clone();
+        let passing = tokio::task::spawn_blocking(move || {
+            gates.lock().unwrap_or_else(PoisonError::into_inner).pass(&group, &route, epoch, raft_term)
+        });
+        match timeout_at(asked.deadline.into(), passing).await {
+            Ok(Ok(Ok(Passage::Open))) => Ok(()),
+            Ok(Ok(Ok(Passage::Stale { seen }))) => {
+                Err(no(Refusal::StaleEpoch, format!("route {name} was led in epoch {seen} already")))
             }
-            Err(error) => Err(no(Refusal::Failed, crate::cli::with_causes(&error))),
+            Ok(Ok(Err(error))) => Err(no(Refusal::Failed, crate::cli::with_causes(&error))),
+            Ok(Err(error)) => Err(no(Refusal::Failed, format!("the gate of route {name} failed: {error}"))),
+            Err(_) => Err(no(
+                Refusal::NotDelivered,
+                format!("the disk with the gate of route {name} does not answer"),
+            )),
         }
     }
 

@@ -186,7 +186,7 @@ fn healthy(group: &GroupStatus, primary: &str) -> Headline {
 /// Whether a route leads to another instance than the primary, or was led there in an older epoch.
 pub fn astray(group: &GroupStatus, route: &RouteStatus) -> bool {
     let elsewhere = route.leads_to.is_some() && route.leads_to != group.primary;
-    elsewhere || route.epoch.is_some_and(|epoch| epoch != group.epoch)
+    elsewhere || route.astray_for.is_some() || route.epoch.is_some_and(|epoch| epoch != group.epoch)
 }
 
 /// Whether a standby streams, as its own guard says.

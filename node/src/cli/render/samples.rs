@@ -157,6 +157,7 @@ fn healthy() -> StatusView {
                 instance("pg-dr", "dr", ProcessState::Standby),
             ],
             routes: vec![RouteStatus {
+                astray_for: None,
                 name: "app".parse().unwrap(),
                 listen: "10.0.0.5:5432".into(),
                 leads_to: Some("pg-east".parse().unwrap()),

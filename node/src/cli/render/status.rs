@@ -289,6 +289,9 @@ fn route_line(group: &GroupStatus, route: &RouteStatus, look: &Look) -> String {
         (Some(instance), Some(_)) if !headline::astray(group, route) => {
             (Tone::Plain, format!("leads to {instance}"))
         }
+        (Some(instance), Some(epoch)) if epoch == group.epoch && group.primary.as_ref() == Some(instance) => {
+            (Tone::Bad, format!("was led to {instance}, but does not lead there now; mesh leads it anew"))
+        }
         (Some(instance), Some(epoch)) => (Tone::Bad, format!("still leads to {instance}, of epoch {epoch}")),
         (Some(instance), None) => (Tone::Warn, format!("leads to {instance}, in an unknown epoch")),
         (None, _) => (Tone::Warn, "leads nowhere yet".to_owned()),
