@@ -8,7 +8,10 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
+use mesh_failover::state::{GENESIS, hash_of};
+use mesh_proto::audit::AuditRecord;
 use mesh_proto::codec::{Kind, decode, encode};
+use mesh_proto::command::Command;
 use mesh_proto::effect::{Effect, Finding, Outcome};
 use mesh_proto::evidence::Position;
 use mesh_proto::lease::{Expiry, LeaseTerm, Proof};
@@ -263,6 +266,77 @@ async fn losing_the_agent_for_a_while_loses_only_the_view() {
     assert_eq!(said.code, 0, "{}{}", said.out, said.err);
     assert!(said.out.contains("the run goes on, still looking"), "{}", said.out);
     assert!(said.out.contains("the agent answers again") && said.out.contains("DONE"), "{}", said.out);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_some_entries_behind_is_waited_for_and_a_run_that_goes_on_is_joined() {
+    let mut looks = 0;
+    let bench = Bench::new(move |ask| match ask {
+        // The leader knows of a run that goes on: there is nothing to plan, and nothing to ask a person.
+        Ask::Failover(_) => answer(run(1, None)),
+        _ => {
+            looks += 1;
+            let behind = Refusal::new(RefusalCode::NotFound, "there is no run r42 here", "");
+            if looks < 3 { Ok(Answer::Refused(behind)) } else { answer(run(6, None)) }
+        }
+    });
+    let said = bench.mesh("failover --site dr").await;
+    assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+    assert!(said.out.contains("DONE"), "{}", said.out);
+    let said = bench.mesh("plan --site dr").await;
+    assert_eq!(said.code, 4, "{}{}", said.out, said.err);
+    assert!(said.err.contains("run r42 is going on") && said.err.contains("--follow"), "{}", said.err);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_export_that_was_touched_is_seen() {
+    let mut records: Vec<AuditRecord> = Vec::new();
+    for seq in 1..=3_u64 {
+        let mut record = AuditRecord {
+            seq,
+            index: seq,
+            at: Wall(1_000 * seq),
+            by: "east-1".parse().unwrap(),
+            actor: Actor::Operator("ada".into()),
+            group: None,
+            run: None,
+            summary: format!("record {seq}"),
+            command: Command::Acknowledged { group: "orders".parse().unwrap() },
+            refused: None,
+            previous: records.last().map_or_else(|| GENESIS.to_owned(), |last| last.hash.clone()),
+            hash: String::new(),
+        };
+        record.hash = hash_of(&record).unwrap();
+        records.push(record);
+    }
+    let told = records.clone();
+    let bench = Bench::new(move |ask| match ask {
+        Ask::Audit { from: 1, .. } => Ok(Answer::Audit(told.clone())),
+        Ask::AuditHash { .. } => Ok(Answer::AuditHash { head: 3, hash: Some(told[2].hash.clone()) }),
+        _ => Ok(Answer::Audit(Vec::new())),
+    });
+    assert_eq!(bench.mesh("audit export --out e.jsonl").await.code, 0);
+    let said = bench.mesh("audit verify --file e.jsonl").await;
+    assert_eq!(said.code, 0, "{}{}", said.out, said.err);
+    assert!(said.out.starts_with("INTACT  e.jsonl: records 1 to 3"), "{}", said.out);
+    let text = std::fs::read_to_string(bench.dir.path().join("e.jsonl")).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    for (changed, why) in [
+        (text.replace("record 2", "record two"), "record 2 was changed"),
+        (format!("{}\n{}\n", lines[0], lines[2]), "record 3 stands where 2 should"),
+        (text.replacen("\"seq\":2", "\"seq\": 2", 1), "line 2 of the file is not as it was written"),
+        (text.replacen('{', "[", 1), "line 1 of the file is no record"),
+    ] {
+        std::fs::write(bench.dir.path().join("bad.jsonl"), changed).unwrap();
+        let said = bench.mesh("audit verify --file bad.jsonl").await;
+        assert_eq!(said.code, 6, "{why}: {}{}", said.out, said.err);
+        assert!(said.out.starts_with("BROKEN") && said.out.contains(why), "{why}: {}", said.out);
+    }
+    // Made up as a whole: whole in itself, but not what the mesh has.
+    std::fs::write(bench.dir.path().join("other.jsonl"), format!("{}\n", lines[0])).unwrap();
+    let said = bench.mesh("audit verify --file other.jsonl").await;
+    assert!(said.code == 6 && said.out.starts_with("DIFFERS"), "{}{}", said.out, said.err);
+    assert_eq!(bench.mesh("audit verify --file missing.jsonl").await.code, 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

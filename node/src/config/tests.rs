@@ -71,6 +71,34 @@ fn a_whole_file_is_accepted() {
 }
 
 #[test]
+fn the_examples_of_the_package_are_valid() {
+    let config = NodeConfig::parse(Path::new("mesh.toml"), include_str!("../../../deploy/config/mesh.toml"));
+    let config = config.unwrap_or_else(|e| panic!("{e}"));
+    let spec: mesh_proto::spec::GroupSpec =
+        toml::from_str(include_str!("../../../deploy/config/orders.toml")).unwrap_or_else(|e| panic!("{e}"));
+    let members: Vec<_> = config
+        .mesh
+        .voters
+        .iter()
+        .map(|voter| mesh_proto::command::MemberRecord {
+            id: voter.id,
+            agent: voter.agent.clone(),
+            site: voter.site.clone(),
+            address: voter.address.to_string(),
+            voter: true,
+        })
+        .collect();
+    assert_eq!(mesh_failover::policy::check(&spec, &members), []);
+    // The two files speak of the same hosts.
+    let own = &config.instances[0];
+    let named = spec.instances.iter().find(|instance| instance.name == own.name).unwrap();
+    assert_eq!((&named.agent, named.guard), (&config.agent.name, own.guard_listen));
+    assert_eq!((named.address.port(), &spec.group), (own.port, &own.group));
+    let mesh_proto::spec::RouteTarget::Haproxy(haproxy) = &spec.routes[0].target;
+    assert_eq!(haproxy.backend, config.haproxies[0].backend);
+}
+
+#[test]
 fn each_mistake_names_its_line() {
     for (from, to, line_has, what_has) in [
         ("[probe]\nuser", "[probe]\nuzer", "uzer", "unknown field `uzer`"),
