@@ -6,11 +6,11 @@ use mesh_tests::lab::cluster::{Cluster, DR, EAST, WITNESS};
 use mesh_tests::lab::ground::port;
 use mesh_tests::lab::haproxy::Follows;
 use mesh_tests::lab::mesh::{self, Node};
-use mesh_tests::lab::postgres::Server;
+use mesh_tests::lab::postgres::{PROBE, REPL, Server};
 use mesh_tests::lab::process::{Process, tail};
 use mesh_tests::lab::wait::{Look, until};
 
-use crate::support::{formed, turn, wanted};
+use crate::support::{formed, formed_as, turn, wanted};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -164,6 +164,69 @@ async fn a_bad_spec_changes_nothing() {
         says(&format!("{refused:#}"), words);
         assert!(cluster.status().await.unwrap().groups.is_empty());
     }
+    // A second group with the same servers: each has one guard, and that has one lease.
+    apply(&mut cluster, "").await.unwrap();
+    let spec = mesh::spec(&cluster.nodes, &cluster.servers, None, "");
+    let spec = spec.replace("group = \"orders\"", "group = \"billing\"");
+    let file = cluster.ground().file("billing.toml", &spec).unwrap().display().to_string();
+    let said = cluster.nodes[DR].ask(&cluster.mesh, &["apply", "-f", &file]).await.unwrap();
+    assert_eq!(said.code, 2, "{}", said.text());
+    says(
+        &said.text(),
+        &["instance pg-east belongs to group orders already", "billing.toml:", "nothing was changed"],
+    );
+    assert_eq!(cluster.status().await.unwrap().groups.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_passwords_are_named_and_a_standby_left_behind_is_not_promoted() {
+    let _turn = turn().await;
+    let mut cluster = formed_as(Follows::RuntimeApi, "max_lag_bytes = 100000").await;
+    let east = cluster.servers[EAST].clone();
+    // The observers' password: seen by the agent that logs in anew.
+    east.superuser(&format!("ALTER ROLE {PROBE} PASSWORD 'another'")).await.unwrap();
+    cluster.nodes[WITNESS].agent.take().unwrap().kill().await.unwrap();
+    cluster.start_agent(WITNESS).unwrap();
+    status_says(&cluster, &["refuses the login of the observers", "check [probe]"]).await;
+    east.superuser(&format!("ALTER ROLE {PROBE} PASSWORD '{}'", cluster.secrets.probe)).await.unwrap();
+    // The replication password: the standby is left behind, and everybody is told why.
+    east.superuser(&format!(
+        "ALTER ROLE {REPL} PASSWORD 'another'; SELECT pg_terminate_backend(pid) FROM pg_stat_replication"
+    ))
+    .await
+    .unwrap();
+    status_says(&cluster, &["DEGRADED", "not streaming", "password authentication failed"]).await;
+    assert!(east.is_primary().await.unwrap());
+    east.superuser("INSERT INTO lab SELECT -g FROM generate_series(1, 5000) g").await.unwrap();
+    status_says(&cluster, &["DEGRADED"]).await;
+    until("the lag is known", LIMIT, || async {
+        let lag = cluster.group().await?.instances.iter().find_map(|i| i.lag_bytes);
+        Ok(match lag {
+            Some(lag) if lag > 100_000 => Look::There(()),
+            lag => Look::NotYet(format!("{lag:?} bytes")),
+        })
+    })
+    .await
+    .unwrap();
+    cluster.lose(EAST).await.unwrap();
+    status_says(&cluster, &["DOWN", "blocked", "lags by", "max_lag_bytes"]).await;
+    // What it would cost, and which command overrides it.
+    let args = ["failover", "--site", "dr", "--yes"];
+    let said = cluster.nodes[DR].ask(&cluster.mesh, &args).await.unwrap();
+    assert_eq!(said.code, 3, "{}", said.text());
+    says(&said.text(), &["pg-dr lags by", "--force", "loses", "nothing was changed"]);
+    assert!(!cluster.servers[DR].is_primary().await.unwrap());
+}
+
+/// Waits until `mesh status` has all these words.
+async fn status_says(cluster: &Cluster, words: &[&str]) {
+    let seen = until(&format!("the status says {words:?}"), LIMIT, || async {
+        let said = cluster.nodes[WITNESS].ask(&cluster.mesh, &["status"]).await?;
+        let all = words.iter().all(|word| said.out.contains(word));
+        Ok(if all { Look::There(()) } else { Look::NotYet(said.text()) })
+    })
+    .await;
+    cluster.explained(seen).await.unwrap();
 }
 
 async fn agents_answer(cluster: &Cluster) {

@@ -59,6 +59,10 @@ async fn crash_failover_end_to_end() {
     figure("follow by reload", reload.elapsed());
     assert_eq!(at.timeline, 2);
     follow(other, &upstream(best, "other"), 2, soon(10)).await.unwrap();
+    // Without a receiver its control file does not know the timeline before the next restartpoint; it does itself.
+    freeze(other, soon(5)).await.unwrap();
+    let glimpse = Glance::default().look(other, soon(5)).await.unwrap();
+    assert_eq!((glimpse.timeline, glimpse.streaming), (2, false));
     figure("checkpoint after promotion", checkpoint(best, soon(10)).await.unwrap());
     quiet(&a, &proof, soon(5)).await.unwrap();
     assert!(count(best).await as u64 <= writers.count() + 4);

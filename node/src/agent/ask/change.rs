@@ -111,7 +111,10 @@ impl Asked {
                         ));
                     };
                     if status.system_id != Some(system_id) {
-                        let what = format!("{} is a server of another cluster than {instance}", other.name);
+                        let what = format!(
+                            "{} is a server of another cluster than {instance}: its system identifier differs",
+                            other.name
+                        );
                         return Err(unsafe_now(
                             what,
                             "build it from the primary with pg_basebackup, or remove it",
