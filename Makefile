@@ -29,6 +29,7 @@ demo: deps ## Watch PostgreSQL fail over between three sites (ARGS=--keep, ARGS=
 .PHONY: test
 test: deps ## Run every test: units, simulation, PostgreSQL, real clusters
 	$(CARGO) build --workspace --bins
+	export MESH_BIN=$${CARGO_TARGET_DIR:-$(CURDIR)/target}/debug/mesh; \
 	if $(CARGO) nextest --version >/dev/null 2>&1; then $(CARGO) nextest run --workspace $(ARGS); \
 	else $(CARGO) test --workspace --no-fail-fast $(filter-out --profile ci,$(ARGS)); fi
 	tests/network.sh

@@ -36,7 +36,10 @@ pub fn port() -> u16 {
     let start = (std::process::id() % 50) as u16 * 20;
     loop {
         let port = 24000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 1000;
+        // Taken until this process ends, by its UDP side: another test may look for a port at the same moment.
+        let Ok(taken) = std::net::UdpSocket::bind(("127.0.0.1", port)) else { continue };
         if StdListener::bind(("127.0.0.1", port)).is_ok() {
+            std::mem::forget(taken);
             return port;
         }
     }

@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::time::Instant;
 
 use super::instance::Instance;
+use crate::process::Awaited;
 
 /// Why a program did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -57,11 +58,16 @@ pub(super) async fn run<S: AsRef<OsStr>>(
     if let Some(user) = instance.settings().run_as {
         command.uid(user.uid).gid(user.gid);
     }
-    let output = match tokio::time::timeout_at(deadline.into(), command.output()).await {
-        Err(_elapsed) => return Err(ToolError::Deadline { program }),
-        Ok(Err(source)) if source.kind() == io::ErrorKind::NotFound => {
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let (child, _awaited) = match Awaited::spawn(&mut command) {
+        Ok(started) => started,
+        Err(source) if source.kind() == io::ErrorKind::NotFound => {
             return Err(ToolError::Missing { program });
         }
+        Err(source) => return Err(ToolError::Exec { program, source }),
+    };
+    let output = match tokio::time::timeout_at(deadline.into(), child.wait_with_output()).await {
+        Err(_elapsed) => return Err(ToolError::Deadline { program }),
         Ok(Err(source)) => return Err(ToolError::Exec { program, source }),
         Ok(Ok(output)) => output,
     };

@@ -3,11 +3,13 @@
 //! Everything rests on pidfds, so a reused process number never receives a signal meant for another, and on `/proc`,
 //! so nothing here touches the disk of the database. It never decides *whether* to kill.
 
+mod awaited;
 mod handle;
 mod spawn;
 mod stat;
 mod tree;
 
+pub(crate) use awaited::Awaited;
 pub use handle::{Delivery, Exit, ProcessHandle};
 pub use spawn::{RunAs, SpawnError, SpawnSpec, Spawner, become_subreaper};
 pub use stat::{ProcStat, RunState, executable, working_directory};

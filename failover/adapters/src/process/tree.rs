@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 
+use super::awaited::collect_others;
 use super::handle::{Delivery, ProcessHandle};
 use super::stat::{ProcStat, RunState, executable, working_directory};
 
@@ -208,17 +209,18 @@ impl DirectoryTree {
 }
 
 /// Collects dead PostgreSQL processes that became our children when their postmaster died. Without it they would stay
-/// zombies as long as the guard lives. Only processes named `postgres` are touched, so nobody else's status is stolen.
+/// zombies as long as the guard lives. Only processes named `postgres` are touched, and of them none whose end is awaited.
 pub fn reap_adopted() {
     let me = i32::try_from(std::process::id()).unwrap_or(0);
     let Ok(all) = processes() else { return };
     let ours = |stat: &&ProcStat| stat.state == RunState::Dead && stat.ppid == me && stat.comm == "postgres";
-    for stat in all.values().filter(ours) {
-        if let Some(pid) = Pid::from_raw(stat.pid) {
+    let dead = || all.values().filter(ours).map(|stat| stat.pid).collect();
+    collect_others(dead, |pid| {
+        if let Some(pid) = Pid::from_raw(pid) {
             // ECHILD means that somebody else collected it first: the aim is reached either way.
             let _collected = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
         }
-    }
+    });
 }
 
 fn is_server(pid: i32) -> bool {

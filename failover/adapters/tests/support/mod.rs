@@ -3,7 +3,7 @@
 //! A missing PostgreSQL is a failure, never a skip. As root the servers run as the user `postgres`.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -76,7 +76,10 @@ pub fn port() -> u16 {
     let start = (std::process::id() % 40) as u16 * 25;
     loop {
         let port = base + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 1000;
+        // Taken until this process ends, by its UDP side: another test may look for a port at the same moment.
+        let Ok(taken) = UdpSocket::bind((Ipv4Addr::LOCALHOST, port)) else { continue };
         if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            std::mem::forget(taken);
             return port;
         }
     }
