@@ -35,9 +35,12 @@ fn wanted(terrain: Terrain) -> Wanted {
 }
 
 async fn up(terrain: Terrain) -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    // Before anybody is told that it is up: whoever reads that may interrupt at once.
+    let mut interrupted = signal(SignalKind::interrupt())?;
     let cluster = Cluster::raise(wanted(terrain)).await?;
     println!("up {}", cluster.dir().display());
-    tokio::signal::ctrl_c().await?;
+    interrupted.recv().await;
     Ok(())
 }
 
