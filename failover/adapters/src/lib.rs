@@ -5,5 +5,21 @@
 
 pub mod dns;
 pub mod haproxy;
+mod owned;
+pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
+
+pub use owned::{FileError, Mark};
+
+/// An error with its causes, in one line.
+fn words(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod contract;
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -9,8 +11,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use contract::way::{Cut, way};
+use contract::{Bench, Day, Side};
+use mesh_adapters::Mark;
 use mesh_adapters::haproxy::{Endpoint, Haproxy, HaproxyError, Led, Wanted, outcome};
-use mesh_proto::effect::{Finding, Outcome, Refusal};
+use mesh_proto::effect::{Finding, Outcome, Refusal, StepRef};
+use mesh_proto::{Epoch, RunId};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::process::{Child, Command};
@@ -65,6 +71,7 @@ impl Lab {
         let (east, dr) = (server("pg-east").await, server("pg-dr").await);
         let socket = dir.path().join("h.sock");
         let file = dir.path().join("haproxy.cfg");
+        let backend = backend.replace("DIR", &dir.path().display().to_string());
         let text = format!(
             "global\n  stats socket {} mode 600 {level}\n  stats socket ipv4@{admin} {level}\n\
              defaults\n  mode tcp\n  timeout connect 1s\n  timeout client 1m\n  timeout server 1m\n\
@@ -105,6 +112,26 @@ impl Lab {
     fn unix(&self) -> Haproxy {
         Haproxy::new(Endpoint::Unix(self.socket()))
     }
+    /// Its backend has a server-state file.
+    async fn kept() -> Self {
+        let lines = "  load-server-state-from-file local\n  server-state-file-name DIR/pg.state\n";
+        let lab = Self::with(lines, "", "level admin").await;
+        assert!(!lab.state_file().exists());
+        lab
+    }
+    fn state_file(&self) -> PathBuf {
+        self.dir.path().join("pg.state")
+    }
+    fn keeping(&self, epoch: u64) -> Haproxy {
+        self.unix().keeping(self.state_file(), mark(epoch))
+    }
+    async fn restart(&mut self) {
+        if self.haproxy.id().is_some() {
+            self.haproxy.kill().await.unwrap();
+        }
+        self.haproxy = Self::spawn(&self.dir.path().join("haproxy.cfg"));
+        self.ready().await;
+    }
     fn to(&self, server: &str) -> Wanted {
         let address = if server == "pg-east" { self.east } else { self.dr };
         Wanted { backend: "pg".to_owned(), server: server.to_owned(), address: Some(address) }
@@ -119,6 +146,11 @@ impl Lab {
     async fn reached(&self) -> Option<String> {
         self.client().await.map(|(_, name)| name)
     }
+}
+
+fn mark(epoch: u64) -> Mark {
+    let step = StepRef { run: RunId(5), step: 8, attempt: 1 };
+    Mark { route: "orders/app".to_owned(), epoch: Epoch(epoch), step }
 }
 
 /// Whether HAProxy ended this session.
@@ -408,4 +440,101 @@ async fn haproxy_killed_in_the_middle_is_never_called_done() {
         }
     }
     println!("killed in the middle: {refused} not delivered, {unknown} unknown, {done} done before the kill");
+}
+
+#[tokio::test]
+async fn a_state_file_keeps_it_over_a_restart() {
+    let mut lab = Lab::kept().await;
+    lab.keeping(2).lead(&lab.to("pg-dr"), soon()).await.unwrap();
+    lab.restart().await;
+    assert_eq!(lab.reached().await.as_deref(), Some("pg-dr"));
+    assert!(lab.keeping(2).verify(&lab.to("pg-dr"), soon()).await.is_ok());
+    assert!(!lab.keeping(2).lead(&lab.to("pg-dr"), soon()).await.unwrap().changed);
+    // And back, onto a server that HAProxy's file does not disable; the other is disabled there.
+    lab.keeping(3).lead(&lab.to("pg-east"), soon()).await.unwrap();
+    lab.restart().await;
+    assert!(lab.keeping(3).verify(&lab.to("pg-east"), soon()).await.is_ok());
+    // A file that was lost or edited is seen, and mended.
+    std::fs::remove_file(lab.state_file()).unwrap();
+    let error = lab.keeping(3).verify(&lab.to("pg-east"), soon()).await.unwrap_err();
+    assert!(error.to_string().contains("a reload would undo it"), "{error}");
+    assert!(!lab.keeping(3).lead(&lab.to("pg-east"), soon()).await.unwrap().changed);
+    assert!(lab.keeping(3).verify(&lab.to("pg-east"), soon()).await.is_ok());
+}
+
+#[tokio::test]
+async fn haproxy_that_was_down_comes_back_led_to_the_new_primary() {
+    let mut lab = Lab::kept().await;
+    lab.keeping(2).lead(&lab.to("pg-east"), soon()).await.unwrap();
+    lab.haproxy.kill().await.unwrap();
+    let result = lab.keeping(3).lead(&lab.to("pg-dr"), soon()).await;
+    assert!(matches!(result, Err(HaproxyError::NotReached { .. })), "{result:?}");
+    lab.restart().await;
+    assert_eq!(lab.reached().await.as_deref(), Some("pg-dr"));
+    assert!(!lab.keeping(3).lead(&lab.to("pg-dr"), soon()).await.unwrap().changed);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn restarted_in_the_middle_it_is_led_to_one_of_both_and_repeating_comes_right() {
+    let mut came_back_led = 0;
+    for round in 0..8 {
+        let mut lab = Lab::kept().await;
+        let (haproxy, wanted) = (lab.keeping(2), lab.to("pg-dr"));
+        let began = Instant::now();
+        let call = tokio::spawn(async move { haproxy.lead(&wanted, soon()).await });
+        while began.elapsed() < Duration::from_micros(round * 400) {
+            std::hint::spin_loop();
+        }
+        lab.restart().await;
+        drop(call.await.unwrap());
+        let reached = lab.reached().await;
+        came_back_led += u32::from(reached.as_deref() == Some("pg-dr"));
+        assert!(reached.is_some(), "it came back led nowhere");
+        lab.keeping(2).lead(&lab.to("pg-dr"), soon()).await.unwrap();
+        assert_eq!(lab.reached().await.as_deref(), Some("pg-dr"));
+        assert!(lab.keeping(2).verify(&lab.to("pg-dr"), soon()).await.is_ok());
+    }
+    println!("restarted in the middle: {came_back_led} of 8 came back led to the new primary");
+}
+
+struct Balancer {
+    lab: Lab,
+    weak: Lab,
+}
+
+impl Bench for Balancer {
+    async fn lead(&self, to: Side, epoch: u64, day: Day, deadline: Instant) -> Outcome {
+        let endpoint = match day {
+            Day::Good => Endpoint::Unix(self.lab.socket()),
+            Day::AnswerLost => Endpoint::Tcp(way(self.lab.admin, Cut::After("set server")).await),
+            Day::Down => Endpoint::Tcp(free_port()),
+            Day::Slow => Endpoint::Tcp(way(self.lab.admin, Cut::Hold).await),
+            Day::WrongCredentials => Endpoint::Unix(self.weak.socket()),
+        };
+        let haproxy = Haproxy::new(endpoint).keeping(self.lab.state_file(), mark(epoch));
+        outcome(haproxy.lead(&self.lab.to(name(to)), deadline).await)
+    }
+    async fn verify(&self, to: Side, epoch: u64, deadline: Instant) -> Outcome {
+        outcome(self.lab.keeping(epoch).verify(&self.lab.to(name(to)), deadline).await)
+    }
+    async fn really(&self) -> Option<Side> {
+        match self.lab.reached().await.as_deref() {
+            Some("pg-east") => Some(Side::East),
+            Some("pg-dr") => Some(Side::Dr),
+            Some(_) | None => None,
+        }
+    }
+}
+
+fn name(side: Side) -> &'static str {
+    match side {
+        Side::East => "pg-east",
+        Side::Dr => "pg-dr",
+    }
+}
+
+#[tokio::test]
+async fn passes_the_contract() {
+    let weak = Lab::with("", "", "level operator").await;
+    contract::passes(&Balancer { lab: Lab::kept().await, weak }).await;
 }

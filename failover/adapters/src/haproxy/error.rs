@@ -5,6 +5,7 @@ use mesh_proto::effect::{Finding, Outcome, Refusal};
 use super::exchange::{Endpoint, ExchangeError};
 use super::lead::Led;
 use super::table::TableError;
+use crate::owned::FileError;
 
 /// Why a backend is not led where it should be. Except in [`HaproxyError::Unknown`] it is certain that the new server
 /// is not in by this call.
@@ -87,6 +88,15 @@ pub enum HaproxyError {
         #[source]
         source: TableError,
     },
+    /// The server-state file, before anything was changed at run time.
+    #[error("the server-state file of backend {backend:?} is not as it should be")]
+    File {
+        /// The backend.
+        backend: String,
+        /// Why.
+        #[source]
+        source: FileError,
+    },
     /// HAProxy answered a change with words, and reading back shows that it is not in force.
     #[error("backend {backend:?} is not led to {server:?}: {}", findings.join("; "))]
     NotInForce {
@@ -138,30 +148,21 @@ pub fn outcome(result: Result<Led, HaproxyError>) -> Outcome {
         }
         Err(error) => error,
     };
-    let detail = words(&error);
+    let detail = crate::words(&error);
     let code = match error {
         HaproxyError::Unknown { .. } => return Outcome::Unknown { detail },
         HaproxyError::NotSo { .. } => Refusal::NotSo,
-        HaproxyError::BadName { .. }
+        HaproxyError::File { source: FileError::Stale { .. }, .. } => Refusal::StaleEpoch,
+        HaproxyError::File { source: FileError::NotOurs { .. }, .. }
+        | HaproxyError::BadName { .. }
         | HaproxyError::TooWeak { .. }
         | HaproxyError::UnknownBackend { .. }
         | HaproxyError::UnknownServer { .. }
         | HaproxyError::OtherAddress { .. } => Refusal::NotConfigured,
-        HaproxyError::NotReached { .. }
+        HaproxyError::File { source: FileError::Disk(_), .. }
+        | HaproxyError::NotReached { .. }
         | HaproxyError::Unreadable { .. }
         | HaproxyError::NotInForce { .. } => Refusal::Failed,
     };
     Outcome::Refused { code, detail }
-}
-
-/// An error with its causes, in one line.
-fn words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

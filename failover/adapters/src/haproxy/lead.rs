@@ -2,13 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout_at;
 
 use super::error::{HaproxyError, Lost};
 use super::exchange::{Endpoint, exchange};
+use super::state_file;
 use super::table::{self, Server, Sessions};
+use crate::owned::{self, Mark};
 
 /// How often the old servers' sessions are counted while they end.
 const COUNT_EVERY: Duration = Duration::from_millis(5);
@@ -16,10 +19,20 @@ const COUNT_EVERY: Duration = Duration::from_millis(5);
 /// the route must not wait for one that does not.
 const GRACE: Duration = Duration::from_millis(250);
 
+const SERVERS_STATE: &str = "show servers state";
+
 /// One HAProxy.
 #[derive(Debug, Clone)]
 pub struct Haproxy {
     endpoint: Endpoint,
+    kept: Option<Kept>,
+}
+
+/// The server-state file of the backend, and what is written into it.
+#[derive(Debug, Clone)]
+struct Kept {
+    path: PathBuf,
+    mark: Mark,
 }
 
 /// Where a backend shall lead.
@@ -59,7 +72,13 @@ impl Haproxy {
     /// The HAProxy behind a socket. Nothing is opened yet.
     #[must_use]
     pub const fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint }
+        Self { endpoint, kept: None }
+    }
+
+    /// The same, with the server-state file of its backend, which mesh owns and writes first.
+    #[must_use]
+    pub fn keeping(self, path: PathBuf, mark: Mark) -> Self {
+        Self { kept: Some(Kept { path, mark }), ..self }
     }
 
     /// Asks which HAProxy this is.
@@ -87,12 +106,22 @@ impl Haproxy {
     /// [`HaproxyError`]; after [`HaproxyError::Unknown`] call [`Haproxy::verify`] before anything else.
     pub async fn lead(&self, wanted: &Wanted, deadline: Instant) -> Result<Led, HaproxyError> {
         check_names(wanted)?;
-        let level = self.read("show cli level", deadline).await?;
+        let level = match self.read("show cli level", deadline).await {
+            Ok(level) => level,
+            Err(error) => {
+                self.write_for_its_return(wanted, deadline).await?;
+                return Err(error);
+            }
+        };
         if level != "admin" {
             return Err(HaproxyError::TooWeak { endpoint: self.endpoint.clone(), level });
         }
-        let before = self.servers(wanted, deadline).await?;
+        let table = self.state(deadline).await?;
+        let before = self.pick(&table, wanted)?;
         let sessions = self.sessions(&before, deadline).await?;
+        if let Some(kept) = &self.kept {
+            self.write(kept, &table, wanted, deadline).await?;
+        }
         let mut change = Change { haproxy: self, deadline, sent: None, said: Vec::new() };
         let backend = &wanted.backend;
         for old in before.iter().filter(|server| server.name != wanted.server) {
@@ -129,8 +158,11 @@ impl Haproxy {
     /// [`HaproxyError::NotSo`] when it does not; others when that cannot be found out. Never [`HaproxyError::Unknown`].
     pub async fn verify(&self, wanted: &Wanted, deadline: Instant) -> Result<Led, HaproxyError> {
         check_names(wanted)?;
-        let servers = self.servers(wanted, deadline).await?;
-        let findings = findings(&servers, wanted);
+        let servers = self.pick(&self.state(deadline).await?, wanted)?;
+        let mut findings = findings(&servers, wanted);
+        if let Some(kept) = &self.kept {
+            findings.extend(self.not_kept(kept, wanted, deadline).await?);
+        }
         if !findings.is_empty() {
             let Wanted { backend, server, .. } = wanted.clone();
             return Err(HaproxyError::NotSo { backend, server, findings });
@@ -149,12 +181,67 @@ impl Haproxy {
         HaproxyError::Unreadable { endpoint: self.endpoint.clone(), command: command.to_owned(), source }
     }
 
+    async fn state(&self, deadline: Instant) -> Result<String, HaproxyError> {
+        self.read(SERVERS_STATE, deadline).await
+    }
+
     /// The servers of the wanted backend, checked to contain the wanted one at its address.
-    async fn servers(&self, wanted: &Wanted, deadline: Instant) -> Result<Vec<Server>, HaproxyError> {
-        let command = "show servers state";
-        let text = self.read(command, deadline).await?;
-        let all = table::servers(&text).map_err(|source| self.unreadable(command, source))?;
+    fn pick(&self, table: &str, wanted: &Wanted) -> Result<Vec<Server>, HaproxyError> {
+        let all = table::servers(table).map_err(|source| self.unreadable(SERVERS_STATE, source))?;
         pick(all, wanted)
+    }
+
+    /// Writes the server-state file: what HAProxy comes up with from now on.
+    async fn write(
+        &self,
+        kept: &Kept,
+        table: &str,
+        wanted: &Wanted,
+        deadline: Instant,
+    ) -> Result<(), HaproxyError> {
+        let failed = |source| HaproxyError::File { backend: wanted.backend.clone(), source };
+        let found = owned::read(&kept.path, deadline).await.map_err(failed)?;
+        let ours = |line: &str| state_file::is_ours(&wanted.backend, line);
+        owned::may_replace(&kept.path, &found, &kept.mark, ours).map_err(failed)?;
+        let text = state_file::render(table, &wanted.backend, &wanted.server, &kept.mark);
+        let text = text.map_err(|source| self.unreadable(SERVERS_STATE, source))?;
+        if found.text == text {
+            return Ok(());
+        }
+        owned::replace(&kept.path, text, deadline).await.map_err(failed)
+    }
+
+    /// HAProxy is not there: when it comes back, it shall not lead to the old primary until it is told. Only what it said
+    /// before, in the file, can tell us its servers.
+    async fn write_for_its_return(&self, wanted: &Wanted, deadline: Instant) -> Result<(), HaproxyError> {
+        let Some(kept) = &self.kept else { return Ok(()) };
+        let failed = |source| HaproxyError::File { backend: wanted.backend.clone(), source };
+        // The way to HAProxy may have used up the time; the disk has its own.
+        let deadline = deadline.max(Instant::now() + GRACE);
+        let found = owned::read(&kept.path, deadline).await.map_err(failed)?;
+        let known = state_file::servers(&found.text, &wanted.backend).unwrap_or_default();
+        if known.iter().any(|server| server.name == wanted.server) {
+            self.write(kept, &found.text, wanted, deadline).await?;
+        }
+        Ok(())
+    }
+
+    /// What the server-state file says otherwise.
+    async fn not_kept(
+        &self,
+        kept: &Kept,
+        wanted: &Wanted,
+        deadline: Instant,
+    ) -> Result<Vec<String>, HaproxyError> {
+        let failed = |source| HaproxyError::File { backend: wanted.backend.clone(), source };
+        let found = owned::read(&kept.path, deadline).await.map_err(failed)?;
+        let servers = state_file::servers(&found.text, &wanted.backend).unwrap_or_default();
+        let says =
+            |what: String| format!("{} says that {what}, so a reload would undo it", kept.path.display());
+        if !servers.iter().any(|server| server.name == wanted.server) {
+            return Ok(vec![says(format!("there is no server {}", wanted.server))]);
+        }
+        Ok(findings(&servers, wanted).into_iter().map(says).collect())
     }
 
     async fn sessions(
@@ -222,7 +309,7 @@ impl Change<'_> {
     }
 
     async fn servers(&self, wanted: &Wanted) -> Result<Vec<Server>, HaproxyError> {
-        pick(self.table("show servers state", table::servers).await?, wanted)
+        pick(self.table(SERVERS_STATE, table::servers).await?, wanted)
     }
 
     /// Waits, for a short while, until the old servers have no session; ends those that slipped in meanwhile (a session

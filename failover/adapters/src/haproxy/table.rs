@@ -87,7 +87,7 @@ impl Server {
     }
 }
 
-/// `show servers state`
+/// `show servers state`, and a server-state file.
 pub(super) fn servers(text: &str) -> Result<Vec<Server>, TableError> {
     let mut lines = text.lines().enumerate();
     let version = lines.next().map_or("", |(_, line)| line);
@@ -96,7 +96,7 @@ pub(super) fn servers(text: &str) -> Result<Vec<Server>, TableError> {
     }
     let heading = lines.next().map_or("", |(_, line)| line);
     let names: Vec<_> = heading.trim_start_matches('#').split_whitespace().collect();
-    let rows = lines.filter(|(_, line)| !line.trim().is_empty());
+    let rows = lines.filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
     rows.map(|(at, line)| {
         let row =
             Row { line: at + 1, names: &names, fields: line.split_whitespace().map(str::to_owned).collect() };

@@ -84,7 +84,7 @@ pub(super) async fn read(path: &Path, deadline: Instant) -> Result<Option<Vec<u8
 }
 
 /// Runs blocking file work under a deadline.
-pub(super) async fn off_thread<T: Send + 'static>(
+pub(crate) async fn off_thread<T: Send + 'static>(
     path: &Path,
     doing: &'static str,
     deadline: Instant,
@@ -108,7 +108,7 @@ fn write_synced(path: &Path, content: &[u8], owner: Option<RunAs>) -> io::Result
     file.sync_all()
 }
 
-pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
+pub(crate) fn sync_parent(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(parent) => File::open(parent)?.sync_all(),
         None => Ok(()),

@@ -32,7 +32,7 @@ pub enum PassfileError {
 }
 
 /// Adds the password for this session to a connection's configuration.
-pub(super) async fn add_password(
+pub(crate) async fn add_password(
     config: &mut Config,
     path: &Path,
     (host, port): (&str, u16),
