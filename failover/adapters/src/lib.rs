@@ -5,10 +5,13 @@
 
 pub mod dns;
 pub mod haproxy;
+pub mod health;
+pub mod hooks;
 mod owned;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
+pub mod systemd;
 
 pub use owned::{FileError, Mark};
 

@@ -111,11 +111,20 @@ impl ProcessHandle {
     /// # Errors
     /// When the runtime cannot watch the pidfd.
     pub async fn death(&self) -> io::Result<Exit> {
+        self.dead().await?;
+        Ok(self.collect())
+    }
+
+    /// The same, and leaves the status to be collected: until then its number, and its group's, stay taken.
+    ///
+    /// # Errors
+    /// When the runtime cannot watch the pidfd.
+    pub async fn dead(&self) -> io::Result<()> {
         let watched = watch(self.fd.try_clone()?)?;
         loop {
             let mut ready = watched.readable().await?;
             if self.is_dead()? {
-                return Ok(self.collect());
+                return Ok(());
             }
             ready.clear_ready();
         }
