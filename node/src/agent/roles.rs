@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mesh_consensus::{Consensus, Role};
+use mesh_failover::state::Group;
 use mesh_proto::{GroupName, InstanceName, Millis};
 
 use super::machine::MeshMachine;
 use super::peers::Peers;
 use crate::config::NodeConfig;
-use crate::http::{LocalInstance, Reading, RoleSource, Silence};
+use crate::http::{Lead, LocalInstance, Reading, RoleSource, Silence};
 use crate::rpc::CallError;
 
 /// The probe interval assumed before a group states one.
@@ -81,5 +82,19 @@ impl RoleSource for LocalRoles {
             return Err("the mesh is not formed".to_owned());
         }
         Ok(())
+    }
+
+    fn leads(&self) -> Vec<Lead> {
+        self.consensus.read(|machine| {
+            let lead = |(name, group): (&GroupName, &Group)| {
+                // Whoever is being taken over may be fenced at this moment.
+                let primary = group.primary.as_ref().filter(|_| group.takeover.is_none());
+                let spec = primary.and_then(|primary| {
+                    group.spec.instances.iter().find(|known| known.name == primary.instance)
+                });
+                Lead { group: name.clone(), epoch: group.epoch, to: spec.map(|spec| spec.address) }
+            };
+            machine.state().groups.iter().map(lead).collect()
+        })
     }
 }

@@ -5,13 +5,15 @@
 //! here is secret: names, roles, epochs, lag.
 //!
 //! `/primary`, `/replica?lag=10MB`, `/health` speak of the only instance of this host (or `/instances/NAME/…` of one
-//! of several); `/liveness` and `/readiness` of the agent. GET, HEAD and OPTIONS are the same question.
+//! of several); `/liveness` and `/readiness` of the agent; `/traefik` is a configuration for Traefik's HTTP provider. GET, HEAD and OPTIONS are the same question.
 
 mod role;
 mod routes;
+mod traefik;
 
 pub use role::{LocalInstance, Reading, RoleSource, Silence};
 pub use routes::{ANSWER_WITHIN, router, serve};
+pub use traefik::Lead;
 
 #[cfg(test)]
 mod tests;

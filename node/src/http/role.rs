@@ -3,6 +3,8 @@
 use mesh_proto::evidence::{GuardStatus, ProcessState, WriteProbe};
 use mesh_proto::{Epoch, InstanceName, Millis};
 
+use super::traefik::Lead;
+
 /// A lease with less left than this is not worth a new session: an answer takes as long to have an effect.
 const LEASE_WORTH: Millis = Millis(100);
 
@@ -21,6 +23,8 @@ pub trait RoleSource: Send + Sync + 'static {
     /// # Errors
     /// What is missing, in words.
     fn ready(&self) -> Result<(), String>;
+    /// Where the clients of each group may be led, from the applied state of the mesh.
+    fn leads(&self) -> Vec<Lead>;
 }
 
 /// One instance of this host.

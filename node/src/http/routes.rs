@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::role::{self, Answer, LocalInstance, RoleSource, size};
+use super::traefik::{self, Doubt};
 
 /// How long a guard may take to answer. Load balancers check about once a second and give up after two.
 pub const ANSWER_WITHIN: Millis = Millis(200);
@@ -35,7 +36,13 @@ pub async fn serve<S: RoleSource>(
 
 /// The endpoints.
 pub fn router<S: RoleSource>(source: Arc<S>) -> Router {
+    let doubt = Arc::new(Doubt::default());
+    let traefik = move |State(source): Source<S>| {
+        let doubt = Arc::clone(&doubt);
+        async move { for_traefik(&*source, &doubt) }
+    };
     Router::new()
+        .route("/traefik", get(traefik))
         .route("/primary", every(of_host_primary::<S>))
         .route("/replica", every(of_host_replica::<S>))
         .route("/health", every(host_health::<S>))
@@ -141,6 +148,16 @@ async fn liveness<S: RoleSource>(State(source): Source<S>) -> Response {
 }
 async fn readiness<S: RoleSource>(State(source): Source<S>) -> Response {
     of_agent(source.live().and_then(|()| source.ready()))
+}
+
+fn for_traefik<S: RoleSource>(source: &S, doubt: &Doubt) -> Response {
+    let ready = source.live().and_then(|()| source.ready());
+    let known = match (doubt.weigh(ready.is_ok(), Instant::now()), ready) {
+        (traefik::Answer::Known, _) => true,
+        (traefik::Answer::Nobody, _) => false,
+        (traefik::Answer::Wait, ready) => return refuse(&ready.err().unwrap_or_default()),
+    };
+    reply(StatusCode::OK, traefik::configuration(&source.leads(), known))
 }
 
 fn of_agent(state: Result<(), String>) -> Response {

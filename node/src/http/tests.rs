@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::role::size;
-use super::{LocalInstance, Reading, RoleSource, Silence, serve};
+use super::{Lead, LocalInstance, Reading, RoleSource, Silence, serve};
 
 struct Fake {
     instances: Mutex<Vec<LocalInstance>>,
@@ -27,6 +27,10 @@ impl RoleSource for Fake {
     }
     fn ready(&self) -> Result<(), String> {
         self.ready.lock().unwrap().clone()
+    }
+    fn leads(&self) -> Vec<Lead> {
+        let to = Some(SocketAddr::from(([10, 1, 0, 1], 5432)));
+        vec![Lead { group: "orders".parse().unwrap(), epoch: Epoch(3), to }]
     }
 }
 
@@ -163,6 +167,16 @@ async fn a_hanging_source_and_several_or_no_instances_are_503() {
         assert_eq!(found, code, "{path}: {body}");
         assert_eq!(body.contains("no leader is known"), code == 503, "{body}");
     }
+}
+
+#[tokio::test]
+async fn traefik_is_told_the_primary_and_nothing_while_there_is_doubt() {
+    let (address, fake) = start(Vec::new(), Duration::ZERO).await;
+    let (code, body) = ask(address, "GET", "/traefik").await;
+    assert!(code == 200 && body.contains(r#""servers":[{"address":"10.1.0.1:5432"}]"#), "{body}");
+    *fake.ready.lock().unwrap() = Err("no leader is known".to_owned());
+    let (code, body) = ask(address, "GET", "/traefik").await;
+    assert!(code == 503 && body.contains("no leader is known"), "{body}");
 }
 
 #[tokio::test]
