@@ -4,8 +4,8 @@
 use mesh_proto::Millis;
 use mesh_proto::command::MemberRecord;
 use mesh_proto::spec::{
-    DnsTarget, Durability, GroupSpec, HaproxyTarget, Profile, RecordKind, RecordSpec, RouteSpec, RouteTarget,
-    Timing,
+    DnsTarget, Durability, GroupSpec, HaproxyTarget, PgbouncerTarget, Profile, RecordKind, RecordSpec,
+    RouteSpec, RouteTarget, Timing,
 };
 
 /// One thing that is wrong with a spec.
@@ -168,9 +168,13 @@ fn same_target(ours: &RouteSpec, theirs: &RouteSpec) -> Option<(&'static str, St
             let theirs = |record: &&RecordSpec| other.records.iter().any(|known| known.name == record.name);
             one.records.iter().find(theirs).map(|record| ("record", record.name.to_string()))
         }
-        (RouteTarget::Haproxy(_), RouteTarget::Dns(_)) | (RouteTarget::Dns(_), RouteTarget::Haproxy(_)) => {
-            None
+        (RouteTarget::Pgbouncer(one), RouteTarget::Pgbouncer(other)) => {
+            let same = ours.agent == theirs.agent && one.database == other.database;
+            same.then(|| ("database", format!("PgBouncer database {} at {}", one.database, ours.agent)))
         }
+        (RouteTarget::Haproxy(_), RouteTarget::Dns(_) | RouteTarget::Pgbouncer(_))
+        | (RouteTarget::Dns(_), RouteTarget::Haproxy(_) | RouteTarget::Pgbouncer(_))
+        | (RouteTarget::Pgbouncer(_), RouteTarget::Haproxy(_) | RouteTarget::Dns(_)) => None,
     }
 }
 
@@ -304,6 +308,7 @@ fn check_routes(spec: &GroupSpec, members: &[MemberRecord]) -> Vec<Finding> {
         match &route.target {
             RouteTarget::Haproxy(target) => findings.extend(check_haproxy(route, target)),
             RouteTarget::Dns(target) => findings.extend(check_records(spec, at, target)),
+            RouteTarget::Pgbouncer(target) => findings.extend(check_pgbouncer(route, target)),
         }
     }
     findings
@@ -322,7 +327,7 @@ fn check_records(spec: &GroupSpec, at: usize, target: &DnsTarget) -> Vec<Finding
         .iter()
         .filter_map(|route| match &route.target {
             RouteTarget::Dns(other) => Some(&other.records),
-            RouteTarget::Haproxy(_) => None,
+            RouteTarget::Haproxy(_) | RouteTarget::Pgbouncer(_) => None,
         })
         .flatten()
         .collect();
@@ -354,6 +359,15 @@ fn check_records(spec: &GroupSpec, at: usize, target: &DnsTarget) -> Vec<Finding
         }
     }
     findings
+}
+
+fn check_pgbouncer(route: &RouteSpec, target: &PgbouncerTarget) -> Option<Finding> {
+    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let name = &target.database;
+    let bad = name.is_empty() || name == "pgbouncer" || !name.chars().all(good);
+    let key = format!("route[{}].database", route.name);
+    let next = "use the name from pgbouncer.ini; letters, digits, '-', '_' and '.'";
+    bad.then(|| Finding::new(key, "not the name of a PgBouncer database", next))
 }
 
 fn unknown_agent(key: &str, name: &str, members: &[MemberRecord]) -> Finding {
@@ -403,6 +417,25 @@ mod tests {
         assert_eq!(keys(&other), ["instance[pg-b].guard"]);
         other.instances[0].guard = "10.0.0.1:7402".parse().unwrap();
         assert!(keys(&other).is_empty());
+    }
+
+    #[test]
+    fn groups_share_no_pooler_and_its_database_is_a_name() {
+        let spec = |group: &str, database: &str| -> GroupSpec {
+            let text = format!(
+                r#"{{"group": "{group}", "route": [{{"name": "db", "kind": "pgbouncer", "agent": "w",
+                "database": "{database}", "listen": "10.0.0.3:6432"}}]}}"#
+            );
+            serde_json::from_str(&text).unwrap()
+        };
+        let orders = spec("orders", "app");
+        let beside = |spec: &GroupSpec| check_beside(spec, [&orders].into_iter());
+        assert_eq!(beside(&spec("billing", "app"))[0].key, "route[db].database");
+        assert_eq!(beside(&spec("billing", "other")), []);
+        for bad in ["", "pgbouncer", "a b", "a;b"] {
+            let found = check(&spec("orders", bad), &[]);
+            assert!(found.iter().any(|finding| finding.key == "route[db].database"), "{bad:?}");
+        }
     }
 
     #[test]

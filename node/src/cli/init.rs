@@ -112,6 +112,18 @@ key = "/etc/mesh/agent-{name}.key"
 # [[haproxy]]
 # backend = "orders"
 # socket = "/run/haproxy/admin.sock"
+# state_file = "/var/lib/haproxy/mesh/orders.state"   # the backend's server-state-file-name: a reload stays led
+
+# A PgBouncer database that leads clients to the primary. `file` is one that pgbouncer.ini includes, and mesh owns it.
+# [[pgbouncer]]
+# database = "orders"
+# console = "tcp:127.0.0.1:6432"
+# user = "mesh"                                       # in admin_users
+# password_file = "/etc/mesh/pgbouncer.pass"          # in .pgpass form, mode 0600
+# file = "/etc/pgbouncer/mesh/orders.ini"
+# entry = "dbname=orders pool_size=20"                # what the entry says besides host and port
+# pause_ms = 1000                                     # how long transactions may take to end …
+# on_stuck = "kill"                                   # … and whether they are dropped then, or the run stops: "refuse"
 
 # A zone whose names lead clients to the primary, and the TSIG key that may change them: tsig-keygen mesh > mesh.key
 # [[dns]]

@@ -60,6 +60,7 @@ pub(super) fn values(config: &NodeConfig) -> Vec<Finding> {
     listeners(config, &mut found);
     instances(config, &mut found);
     zones(config, &mut found);
+    pgbouncers(config, &mut found);
     found
 }
 
@@ -173,6 +174,14 @@ fn paths(config: &NodeConfig) -> Vec<(&Path, Vec<At>)> {
     }
     for (index, zone) in config.zones.iter().enumerate() {
         paths.push((&zone.secret_file, at!["dns", index, "secret_file"]));
+    }
+    for (index, haproxy) in config.haproxies.iter().enumerate() {
+        paths.extend(haproxy.state_file.as_deref().map(|file| (file, at!["haproxy", index, "state_file"])));
+    }
+    for (index, pgbouncer) in config.pgbouncers.iter().enumerate() {
+        let here = |field| at!["pgbouncer", index, field];
+        paths.push((pgbouncer.file.as_path(), here("file")));
+        paths.extend(pgbouncer.password_file.as_deref().map(|file| (file, here("password_file"))));
     }
     for (index, instance) in config.instances.iter().enumerate() {
         let here = |field| at!["instance", index, field];
@@ -294,6 +303,35 @@ fn zones(config: &NodeConfig, found: &mut Vec<Finding>) {
     }
 }
 
+fn pgbouncers(config: &NodeConfig, found: &mut Vec<Finding>) {
+    for (index, pgbouncer) in config.pgbouncers.iter().enumerate() {
+        let here = |field| at!["pgbouncer", index, field];
+        let earlier = &config.pgbouncers[..index];
+        for (field, twice) in [
+            ("database", earlier.iter().any(|other| other.database == pgbouncer.database)),
+            ("file", earlier.iter().any(|other| other.file == pgbouncer.file)),
+        ] {
+            if twice {
+                found.push(finding(
+                    here(field),
+                    format!("two [[pgbouncer]] sections have the same {field}"),
+                    format!("give each a {field} of its own"),
+                ));
+            }
+        }
+        let key = |word: &str| word.split('=').next().map(|key| key.trim().to_ascii_lowercase());
+        let words: Vec<_> = pgbouncer.entry.split_whitespace().filter_map(key).collect();
+        if words.iter().any(|word| word == "host" || word == "port") || pgbouncer.entry.contains(['\n', '\r'])
+        {
+            found.push(finding(
+                here("entry"),
+                "host and port are what mesh changes, and the entry is one line",
+                "leave them out; write the rest, such as `dbname=orders pool_size=20`",
+            ));
+        }
+    }
+}
+
 /// Checks the files that the reading process will open.
 pub(super) fn files(config: &NodeConfig, reader: Reader<'_>) -> Vec<Finding> {
     let mut found = Vec::new();
@@ -308,6 +346,11 @@ pub(super) fn files(config: &NodeConfig, reader: Reader<'_>) -> Vec<Finding> {
             }
             for (index, zone) in config.zones.iter().enumerate() {
                 dns_key(zone, at!["dns", index, "secret_file"], &mut found);
+            }
+            for (index, pgbouncer) in config.pgbouncers.iter().enumerate() {
+                if let Some(file) = &pgbouncer.password_file {
+                    secret(file, 0o077, at!["pgbouncer", index, "password_file"], &mut found);
+                }
             }
         }
         Reader::Guard(name) => {

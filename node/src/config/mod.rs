@@ -41,6 +41,9 @@ pub struct NodeConfig {
     /// Zones whose keys this agent holds.
     #[serde(default, rename = "dns")]
     pub zones: Vec<DnsSection>,
+    /// PgBouncer databases this agent leads.
+    #[serde(default, rename = "pgbouncer")]
+    pub pgbouncers: Vec<PgbouncerSection>,
 }
 
 /// The mesh and its founding voters; the same in every agent's file.
@@ -207,6 +210,10 @@ pub struct HaproxySection {
     pub backend: String,
     /// Its admin socket.
     pub socket: HaproxySocket,
+    /// The backend's server-state file (`load-server-state-from-file local`, `server-state-file-name`), which mesh owns: with
+    /// it HAProxy comes up led as it was after a reload or restart.
+    #[serde(default)]
+    pub state_file: Option<PathBuf>,
 }
 
 /// An HAProxy admin socket: an absolute path, or `tcp:IP:port`.
@@ -268,6 +275,85 @@ pub enum TsigAlgorithm {
     /// HMAC with SHA-512.
     #[serde(rename = "hmac-sha512")]
     HmacSha512,
+}
+
+/// One PgBouncer database that this agent may lead.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PgbouncerSection {
+    /// Name of the database, as clients and the group's route know it.
+    pub database: String,
+    /// Where PgBouncer listens: its admin console.
+    pub console: PgbouncerConsole,
+    /// A user in `admin_users`.
+    pub user: String,
+    /// `.pgpass` file with its password; none where the console trusts this host.
+    #[serde(default)]
+    pub password_file: Option<PathBuf>,
+    /// The file with this database's entry, which `pgbouncer.ini` includes (`%include`) and mesh owns.
+    pub file: PathBuf,
+    /// What the entry says besides host and port, such as `dbname=orders pool_size=20`.
+    #[serde(default)]
+    pub entry: String,
+    /// How long transactions may take to end, in milliseconds.
+    #[serde(default = "default_pause_ms")]
+    pub pause_ms: u64,
+    /// What happens when they do not.
+    #[serde(default)]
+    pub on_stuck: OnStuck,
+}
+
+const fn default_pause_ms() -> u64 {
+    1000
+}
+
+/// What ends a PAUSE that does not return.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnStuck {
+    /// The database's connections are dropped: they hang on a primary that lost its epoch.
+    #[default]
+    Kill,
+    /// PAUSE is taken back, and the run waits for an operator.
+    Refuse,
+}
+
+/// A PgBouncer console: `tcp:IP:port`, or the path of its socket.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub enum PgbouncerConsole {
+    /// `listen_addr` and `listen_port`.
+    Tcp(SocketAddr),
+    /// `unix_socket_dir` and `listen_port`.
+    Unix {
+        /// The directory.
+        dir: PathBuf,
+        /// The port in the socket's name.
+        port: u16,
+    },
+}
+
+/// The text is neither `tcp:IP:port` nor the path of a socket of PostgreSQL's protocol.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is no console; write tcp:IP:port such as tcp:127.0.0.1:6432, or a socket's path such as /run/pgbouncer/.s.PGSQL.6432"
+)]
+pub struct PgbouncerConsoleError(String);
+
+impl TryFrom<String> for PgbouncerConsole {
+    type Error = PgbouncerConsoleError;
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        if let Some(address) = text.strip_prefix("tcp:") {
+            return address.parse().map(Self::Tcp).map_err(|_| PgbouncerConsoleError(text));
+        }
+        let socket = text.rsplit_once("/.s.PGSQL.").and_then(|(dir, port)| Some((dir, port.parse().ok()?)));
+        match socket {
+            Some((dir, port)) if Path::new(dir).is_absolute() => {
+                Ok(Self::Unix { dir: PathBuf::from(dir), port })
+            }
+            Some(_) | None => Err(PgbouncerConsoleError(text)),
+        }
+    }
 }
 
 /// Which process reads the file: each checks only the files that it will open, so that a guard needs no access to the

@@ -47,6 +47,13 @@ key = "/etc/mesh/guard-pg-east.key"
 [[haproxy]]
 backend = "pg"
 socket = "tcp:127.0.0.1:9999"
+state_file = "/var/lib/haproxy/mesh/pg.state"
+[[pgbouncer]]
+database = "app"
+console = "/run/pgbouncer/.s.PGSQL.6432"
+user = "mesh"
+file = "/etc/pgbouncer/mesh/app.ini"
+entry = "dbname=orders"
 [[dns]]
 zone = "example.com."
 server = "10.0.0.53:53"
@@ -68,6 +75,9 @@ fn a_whole_file_is_accepted() {
     let instance = config.instance(&InstanceName::new("pg-east").unwrap()).unwrap();
     assert_eq!((instance.superuser.as_str(), instance.database.as_str()), ("postgres", "postgres"));
     assert_eq!(config.haproxies[0].socket, HaproxySocket::Tcp("127.0.0.1:9999".parse().unwrap()));
+    let pgbouncer = &config.pgbouncers[0];
+    assert_eq!(pgbouncer.console, PgbouncerConsole::Unix { dir: "/run/pgbouncer".into(), port: 6432 });
+    assert_eq!((pgbouncer.pause_ms, pgbouncer.on_stuck), (1000, OnStuck::Kill));
 }
 
 #[test]

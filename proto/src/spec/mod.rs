@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{AgentName, GroupName, InstanceName, Millis, SiteName};
 
 pub use dns::{DnsName, DnsNameError, DnsTarget, Drift, MARKER_LABEL, RecordKind, RecordSpec};
-pub use route::{HaproxyTarget, RouteError, RouteKind, RouteSpec, RouteTarget};
+pub use route::{HaproxyTarget, PgbouncerTarget, RouteError, RouteKind, RouteSpec, RouteTarget};
 
 /// One group: the instances that replicate from one primary, and the routes that lead to it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

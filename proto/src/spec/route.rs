@@ -28,6 +28,8 @@ pub enum RouteTarget {
     Haproxy(HaproxyTarget),
     /// Names in zones that take dynamic updates (RFC 2136).
     Dns(DnsTarget),
+    /// A PgBouncer database, changed through its include file and its admin console.
+    Pgbouncer(PgbouncerTarget),
 }
 
 /// An HAProxy backend.
@@ -39,6 +41,15 @@ pub struct HaproxyTarget {
     pub listen: std::net::SocketAddr,
 }
 
+/// A PgBouncer database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PgbouncerTarget {
+    /// Its name, as clients know it.
+    pub database: String,
+    /// `IP:port` at which clients connect; the proving write goes through it.
+    pub listen: std::net::SocketAddr,
+}
+
 impl RouteTarget {
     /// The word for this kind in the file.
     #[must_use]
@@ -46,6 +57,7 @@ impl RouteTarget {
         match self {
             Self::Haproxy(_) => RouteKind::Haproxy,
             Self::Dns(_) => RouteKind::Dns,
+            Self::Pgbouncer(_) => RouteKind::Pgbouncer,
         }
     }
 
@@ -58,6 +70,7 @@ impl RouteTarget {
                 let names: Vec<_> = dns.records.iter().map(|record| record.name.as_str()).collect();
                 names.join(", ")
             }
+            Self::Pgbouncer(pgbouncer) => format!("{}/{}", pgbouncer.listen, pgbouncer.database),
         }
     }
 }
@@ -70,6 +83,8 @@ pub enum RouteKind {
     Haproxy,
     /// [`RouteTarget::Dns`]
     Dns,
+    /// [`RouteTarget::Pgbouncer`]
+    Pgbouncer,
 }
 
 impl std::fmt::Display for RouteKind {
@@ -77,6 +92,7 @@ impl std::fmt::Display for RouteKind {
         f.write_str(match self {
             Self::Haproxy => "haproxy",
             Self::Dns => "dns",
+            Self::Pgbouncer => "pgbouncer",
         })
     }
 }
@@ -121,11 +137,14 @@ struct RawRoute {
     drift: Option<Drift>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     record: Vec<RecordSpec>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    database: Option<String>,
 }
 
 impl RawRoute {
     const fn new(name: RouteName, kind: RouteKind, agent: AgentName) -> Self {
-        Self { name, kind, agent, backend: None, listen: None, drift: None, record: Vec::new() }
+        let record = Vec::new();
+        Self { name, kind, agent, backend: None, listen: None, drift: None, record, database: None }
     }
 
     /// The value of a key that the kind needs.
@@ -136,12 +155,13 @@ impl RawRoute {
     /// The first key that the kind did not take.
     fn left(&self) -> Option<&'static str> {
         // Named one by one, so that a new key cannot be forgotten here.
-        let Self { name: _, kind: _, agent: _, backend, listen, drift, record } = self;
+        let Self { name: _, kind: _, agent: _, backend, listen, drift, record, database } = self;
         let keys = [
             ("backend", backend.is_some()),
             ("listen", listen.is_some()),
             ("drift", drift.is_some()),
             ("record", !record.is_empty()),
+            ("database", database.is_some()),
         ];
         keys.into_iter().find_map(|(key, left)| left.then_some(key))
     }
@@ -166,6 +186,13 @@ impl TryFrom<RawRoute> for RouteSpec {
                 let drift = raw.drift.take().unwrap_or_default();
                 RouteTarget::Dns(DnsTarget { records: raw.needed("record", records)?, drift })
             }
+            RouteKind::Pgbouncer => {
+                let (database, listen) = (raw.database.take(), raw.listen.take());
+                RouteTarget::Pgbouncer(PgbouncerTarget {
+                    database: raw.needed("database", database)?,
+                    listen: raw.needed("listen", listen)?,
+                })
+            }
         };
         match raw.left() {
             Some(key) => Err(RouteError::Foreign { route: raw.name, kind: raw.kind, key }),
@@ -183,6 +210,9 @@ impl From<RouteSpec> for RawRoute {
             }
             RouteTarget::Dns(DnsTarget { records, drift }) => {
                 Self { record: records, drift: Some(drift).filter(|drift| *drift != Drift::default()), ..raw }
+            }
+            RouteTarget::Pgbouncer(PgbouncerTarget { database, listen }) => {
+                Self { database: Some(database), listen: Some(listen), ..raw }
             }
         }
     }
@@ -220,6 +250,18 @@ mod tests {
         assert!(both.contains("route name of kind \"dns\" knows no `backend`"), "{both}");
         let none = read(r#"{"name":"name","kind":"dns","agent":"witness-1"}"#).unwrap_err();
         assert!(none.contains("route name of kind \"dns\" needs `record`"), "{none}");
+    }
+
+    #[test]
+    fn a_pooler_is_read_and_written() {
+        let text = r#"{"name":"app","kind":"pgbouncer","agent":"dr-1","listen":"10.2.0.1:6432","database":"orders"}"#;
+        let route = read(text).unwrap();
+        assert_eq!(route.target.entrance(), "10.2.0.1:6432/orders");
+        assert_eq!(serde_json::to_string(&route).unwrap(), text);
+        let foreign = read(&text.replace("database", "backend")).unwrap_err();
+        assert!(foreign.contains("needs `database`"), "{foreign}");
+        let foreign = read(&HAPROXY.replace(r#""backend""#, r#""database":"x","backend""#)).unwrap_err();
+        assert!(foreign.contains("of kind \"haproxy\" knows no `database`"), "{foreign}");
     }
 
     #[test]

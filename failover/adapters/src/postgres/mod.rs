@@ -59,7 +59,7 @@ pub use probe::{ProbeOutcome, ProbeReport, ProbeTarget, Prober, SeenEpoch, Serve
 pub use promote::{
     EpochError, EpochRow, PromoteError, Promoted, Recorded, checkpoint, end_of_wal, promote, record_epoch,
 };
-pub use prove::{Proof, ProveError, prove};
+pub use prove::{Proof, ProveError, Through, prove};
 pub use rejoin::{
     Diverged, How, Journal, JournalError, NoRewind, RejoinError, RejoinProgress, RejoinRequest, Rejoined,
     Repointed, Stage, rejoin, repoint, unfinished,

@@ -4,10 +4,20 @@
 use std::time::{Duration, Instant};
 
 use tokio_postgres::Config;
+use tokio_postgres::types::Type;
 
 use super::passfile::{PassfileError, add_password};
 use super::probe::ProbeTarget;
 use super::sql::{Session, SqlError, get};
+
+/// What stands between us and the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Through {
+    /// Nothing, or a proxy that carries the session as it is.
+    Session,
+    /// A pooler: it refuses session options, and another server connection may serve each transaction.
+    Pooler,
+}
 
 /// The write arrived at the primary of the expected epoch, and was committed there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +60,7 @@ pub enum ProveError {
 /// [`ProveError`]; after `Sql` the write may or may not be committed, which does not matter.
 pub async fn prove(
     target: &ProbeTarget,
+    through: Through,
     route: &str,
     instance: &str,
     epoch: u64,
@@ -57,13 +68,14 @@ pub async fn prove(
 ) -> Result<Proof, ProveError> {
     let began = Instant::now();
     let expected = i64::try_from(epoch).map_err(|_| ProveError::TooLarge)?;
-    let session = connect(target, deadline).await?;
+    let session = connect(target, through, deadline).await?;
     let what = "write through the route";
     let sql = "WITH newest AS (SELECT epoch, instance FROM mesh.epoch ORDER BY epoch DESC, lease_no DESC LIMIT 1), \
                written AS (INSERT INTO mesh.route_proof (route, epoch, at) VALUES ($1, $2, clock_timestamp()) \
                ON CONFLICT (route) DO UPDATE SET epoch = EXCLUDED.epoch, at = EXCLUDED.at RETURNING 1) \
                SELECT newest.epoch, newest.instance FROM newest, written";
-    let rows = session.rows(what, sql, &[&route, &expected], deadline).await?;
+    let rows =
+        session.typed_rows(what, sql, &[(&route, Type::TEXT), (&expected, Type::INT8)], deadline).await?;
     let found: Option<(i64, String)> = match rows.first() {
         Some(row) => Some((get(what, row, 0)?, get(what, row, 1)?)),
         None => None,
@@ -79,7 +91,7 @@ pub async fn prove(
     }
 }
 
-async fn connect(target: &ProbeTarget, deadline: Instant) -> Result<Session, ProveError> {
+async fn connect(target: &ProbeTarget, through: Through, deadline: Instant) -> Result<Session, ProveError> {
     let (host, port) = (target.address.ip().to_string(), target.address.port());
     let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
     let mut config = Config::new();
@@ -90,8 +102,14 @@ async fn connect(target: &ProbeTarget, deadline: Instant) -> Result<Session, Pro
         .dbname(&target.database)
         .application_name("mesh_proof")
         .connect_timeout(left)
-        .tcp_user_timeout(left)
-        .options("-c search_path=pg_catalog -c statement_timeout=5s -c lock_timeout=1s");
+        .tcp_user_timeout(left);
+    match through {
+        // What has no schema in the statement is found in pg_catalog first by default too.
+        Through::Pooler => {}
+        Through::Session => {
+            config.options("-c search_path=pg_catalog -c statement_timeout=5s -c lock_timeout=1s");
+        }
+    }
     if let Some(passfile) = &target.passfile {
         let who = (target.user.as_str(), target.database.as_str());
         add_password(&mut config, passfile, (&host, port), who, deadline)

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use mesh_proto::Lsn;
 use tokio::task::JoinHandle;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::{FromSql, PgLsn, ToSql};
+use tokio_postgres::types::{FromSql, PgLsn, ToSql, Type};
 use tokio_postgres::{Client, Config, NoTls, Row, Statement};
 
 use super::instance::Instance;
@@ -234,6 +234,20 @@ impl Session {
         deadline: Instant,
     ) -> Result<Vec<Row>, SqlError> {
         let done = bounded(what, deadline, self.client.query(sql, params)).await?;
+        done.map_err(|source| SqlError::Query { what, source })
+    }
+}
+
+impl Session {
+    /// Runs a query in one exchange, without a named statement: also right where a pooler may change servers between two.
+    pub(super) async fn typed_rows(
+        &self,
+        what: &'static str,
+        sql: &str,
+        params: &[(&(dyn ToSql + Sync), Type)],
+        deadline: Instant,
+    ) -> Result<Vec<Row>, SqlError> {
+        let done = bounded(what, deadline, self.client.query_typed(sql, params)).await?;
         done.map_err(|source| SqlError::Query { what, source })
     }
 }

@@ -1,12 +1,13 @@
 //! Routes through HAProxy: a backend whose admin socket this agent's file names.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use mesh_adapters::haproxy::{self, Endpoint, Haproxy, HaproxyError, Led, Wanted};
 use mesh_proto::effect::{Outcome, Refusal};
 use mesh_proto::spec::HaproxyTarget;
 
-use super::{Asked, Kind, No, no, refused};
+use super::{Asked, Kind, No, mark, no, refused};
 use crate::config::{HaproxySection, HaproxySocket};
 
 /// An admin socket.
@@ -14,6 +15,7 @@ use crate::config::{HaproxySection, HaproxySocket};
 pub(super) struct Held {
     backend: String,
     endpoint: Endpoint,
+    state_file: Option<PathBuf>,
 }
 
 impl Held {
@@ -22,7 +24,7 @@ impl Held {
             HaproxySocket::Unix(path) => Endpoint::Unix(path.clone()),
             HaproxySocket::Tcp(address) => Endpoint::Tcp(*address),
         };
-        Self { backend: section.backend.clone(), endpoint }
+        Self { backend: section.backend.clone(), endpoint, state_file: section.state_file.clone() }
     }
 }
 
@@ -30,6 +32,7 @@ impl Held {
 pub(super) struct Route<'a> {
     target: &'a HaproxyTarget,
     haproxy: Haproxy,
+    state_file: Option<PathBuf>,
 }
 
 impl<'a> Route<'a> {
@@ -38,7 +41,15 @@ impl<'a> Route<'a> {
             let what = format!("this agent's file names no admin socket for backend {}", target.backend);
             return Err(no(Refusal::NotConfigured, what));
         };
-        Ok(Self { target, haproxy: Haproxy::new(held.endpoint.clone()) })
+        let haproxy = Haproxy::new(held.endpoint.clone());
+        Ok(Self { target, haproxy, state_file: held.state_file.clone() })
+    }
+
+    fn haproxy(&self, asked: &Asked<'_>) -> Haproxy {
+        match &self.state_file {
+            Some(path) => self.haproxy.clone().keeping(path.clone(), mark(asked)),
+            None => self.haproxy.clone(),
+        }
     }
 
     fn wanted(&self, asked: &Asked<'_>) -> Wanted {
@@ -52,11 +63,11 @@ impl<'a> Route<'a> {
 
 impl Kind for Route<'_> {
     async fn lead(&self, asked: &Asked<'_>) -> Outcome {
-        outcome(self.haproxy.lead(&self.wanted(asked), asked.deadline).await)
+        outcome(self.haproxy(asked).lead(&self.wanted(asked), asked.deadline).await)
     }
 
     async fn verify(&self, asked: &Asked<'_>) -> Outcome {
-        outcome(self.haproxy.verify(&self.wanted(asked), asked.deadline).await)
+        outcome(self.haproxy(asked).verify(&self.wanted(asked), asked.deadline).await)
     }
 
     async fn entrance(&self, _: &Asked<'_>) -> Result<SocketAddr, No> {

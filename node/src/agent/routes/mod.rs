@@ -6,6 +6,7 @@
 
 mod dns;
 mod haproxy;
+mod pgbouncer;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -13,8 +14,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use mesh_adapters::Mark;
 use mesh_adapters::dns::rfc2136::{KeyError, NameServer};
-use mesh_adapters::postgres::{ProbeTarget, ProveError, prove};
+use mesh_adapters::postgres::{ProbeTarget, ProveError, Through, prove};
 use mesh_proto::effect::{Effect, Finding, Order, Outcome, Refusal};
 use mesh_proto::spec::{GroupSpec, InstanceSpec, RouteSpec, RouteTarget};
 use mesh_proto::{GroupName, InstanceName, Millis, RouteName};
@@ -40,6 +42,10 @@ trait Kind: Sync {
     fn verify(&self, asked: &Asked<'_>) -> impl Future<Output = Outcome> + Send;
     /// Where a client that follows the route connects now.
     fn entrance(&self, asked: &Asked<'_>) -> impl Future<Output = Result<SocketAddr, No>> + Send;
+    /// The name that a pooler at the entrance knows the database by; `None` where sessions go to the server itself.
+    fn pooled(&self) -> Option<&str> {
+        None
+    }
 }
 
 /// An order, with what the applied spec says about its route.
@@ -57,6 +63,7 @@ struct Asked<'a> {
 pub struct Holdings {
     haproxies: Vec<haproxy::Held>,
     zones: Vec<NameServer>,
+    pgbouncers: Vec<pgbouncer::Held>,
 }
 
 impl Holdings {
@@ -66,6 +73,7 @@ impl Holdings {
         Self {
             haproxies: config.haproxies.iter().map(haproxy::Held::of).collect(),
             zones: config.zones.iter().map(dns::held).collect(),
+            pgbouncers: config.pgbouncers.iter().map(pgbouncer::Held::of).collect(),
         }
     }
 }
@@ -115,13 +123,19 @@ impl RouteKeeper {
                 Ok(route) => self.through(&route, &asked).await,
                 Err(no) => no.into(),
             },
+            RouteTarget::Pgbouncer(target) => {
+                match pgbouncer::Route::new(&self.holdings.pgbouncers, target) {
+                    Ok(route) => self.through(&route, &asked).await,
+                    Err(no) => no.into(),
+                }
+            }
         }
     }
 
     async fn through(&self, kind: &impl Kind, asked: &Asked<'_>) -> Outcome {
         if matches!(asked.order.effect, Effect::Prove { .. }) {
             return match kind.entrance(asked).await {
-                Ok(entrance) => self.prove(asked, entrance).await,
+                Ok(entrance) => self.prove(asked, entrance, kind.pooled()).await,
                 Err(no) => no.into(),
             };
         }
@@ -168,7 +182,7 @@ impl RouteKeeper {
         }
     }
 
-    async fn prove(&self, asked: &Asked<'_>, entrance: SocketAddr) -> Outcome {
+    async fn prove(&self, asked: &Asked<'_>, entrance: SocketAddr, pooled: Option<&str>) -> Outcome {
         let Some(login) = &self.login else {
             return refused(
                 Refusal::NotConfigured,
@@ -177,13 +191,14 @@ impl RouteKeeper {
         };
         let target = ProbeTarget {
             address: entrance,
-            database: asked.group.database.clone(),
+            database: pooled.unwrap_or(&asked.group.database).to_owned(),
             user: login.user.clone(),
             passfile: login.passfile.clone(),
             system_identifier: None,
         };
+        let through = if pooled.is_some() { Through::Pooler } else { Through::Session };
         let (route, instance) = (asked.route.name.as_str(), asked.instance.name.as_str());
-        match prove(&target, route, instance, asked.order.epoch.0, asked.deadline).await {
+        match prove(&target, through, route, instance, asked.order.epoch.0, asked.deadline).await {
             Ok(proof) => Outcome::Done(Finding::Proved { took: Millis::from(proof.took) }),
             Err(error @ ProveError::OtherPrimary { .. }) => {
                 refused(Refusal::Failed, &crate::cli::with_causes(&error))
@@ -212,6 +227,12 @@ fn find<'a>(
     let route = group.routes.iter().find(|known| known.name == *route)?;
     let instance = group.instances.iter().find(|known| known.name == *instance)?;
     Some((route, instance))
+}
+
+/// What is written where a route's system keeps notes.
+fn mark(asked: &Asked<'_>) -> Mark {
+    let route = format!("{}/{}", asked.group.group, asked.route.name);
+    Mark { route, epoch: asked.order.epoch, step: asked.order.step }
 }
 
 /// A refusal: nothing was changed.

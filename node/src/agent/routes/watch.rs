@@ -24,6 +24,7 @@ const fn every(target: &RouteTarget) -> Duration {
     match target {
         RouteTarget::Haproxy(_) => TURN,
         RouteTarget::Dns(_) => Duration::from_secs(5),
+        RouteTarget::Pgbouncer(_) => TURN,
     }
 }
 
