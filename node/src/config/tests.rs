@@ -104,7 +104,9 @@ fn the_examples_of_the_package_are_valid() {
     let named = spec.instances.iter().find(|instance| instance.name == own.name).unwrap();
     assert_eq!((&named.agent, named.guard), (&config.agent.name, own.guard_listen));
     assert_eq!((named.address.port(), &spec.group), (own.port, &own.group));
-    let mesh_proto::spec::RouteTarget::Haproxy(haproxy) = &spec.routes[0].target;
+    let mesh_proto::spec::RouteTarget::Haproxy(haproxy) = &spec.routes[0].target else {
+        panic!("the first route of the example is no HAProxy backend")
+    };
     assert_eq!(haproxy.backend, config.haproxies[0].backend);
 }
 
