@@ -16,11 +16,12 @@ use crate::args::Scenario;
 use crate::view::View;
 use crate::voice::{Tone, Voice};
 
-/// Longest client outage that an unplanned change may cause, also on a slow machine that does other work meanwhile; the
-/// figures that mesh is held to are BENCHMARKS.md's.
+/// Longest client outage that an unplanned change may cause.
 const OUTAGE_UNPLANNED: Duration = Duration::from_secs(5);
-/// The same where the old primary's guard is there to prove its end.
-const OUTAGE_PROVED: Duration = Duration::from_secs(3);
+/// The same where only the server process dies.
+const OUTAGE_CRASH: Duration = Duration::from_millis(800);
+/// The same for a planned one.
+const OUTAGE_PLANNED: Duration = Duration::from_millis(600);
 /// The client writes for this long before each change.
 const CALM: Duration = Duration::from_secs(3);
 /// After this long without an end of a run something is wrong.
@@ -129,7 +130,8 @@ impl Play {
             return cluster.explained(failed).await;
         }
         let limit = match scenario {
-            Scenario::ProcessCrash | Scenario::Switchover => OUTAGE_PROVED,
+            Scenario::ProcessCrash => OUTAGE_CRASH,
+            Scenario::Switchover => OUTAGE_PLANNED,
             Scenario::SiteLoss | Scenario::LeaderLoss => OUTAGE_UNPLANNED,
         };
         voice.act(3, "What it took");
@@ -188,7 +190,7 @@ impl Play {
         let outage = self.writer.outage(fault, Duration::from_secs(3), PATIENCE).await;
         let outage = self.cluster.explained(outage).await?;
         self.cluster.until_healthy("pg-east", REJOIN).await?;
-        self.outage(outage, OUTAGE_PROVED);
+        self.outage(outage, OUTAGE_PLANNED);
         self.one_writer(fault, outage);
         self.losses(true, EAST).await
     }
