@@ -216,6 +216,11 @@ async fn wrong_passwords_are_named_and_a_standby_left_behind_is_not_promoted() {
     assert_eq!(said.code, 3, "{}", said.text());
     says(&said.text(), &["pg-dr lags by", "--force", "loses", "nothing was changed"]);
     assert!(!cluster.servers[DR].is_primary().await.unwrap());
+    // The standby is asked to rejoin again and again meanwhile; its data is whole, so the override works.
+    let forced = ["failover", "--site", "dr", "--force", "--reason", "the site is lost", "--yes"];
+    let said = cluster.nodes[DR].ask(&cluster.mesh, &forced).await.unwrap();
+    assert_eq!(said.code, 0, "{}", said.text());
+    assert!(cluster.servers[DR].is_primary().await.unwrap());
 }
 
 /// Waits until `mesh status` has all these words.

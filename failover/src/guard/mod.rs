@@ -67,6 +67,8 @@ pub struct Guard {
     keep_up: bool,
     /// It was seen as a standby since it was last started.
     was_standby: bool,
+    /// The rejoin that is not finished has changed nothing of the data: said by the attempt that ended last.
+    whole: bool,
     /// The runtime is going down.
     stopping: bool,
     /// Not before this are failed tasks of its own begun again.
@@ -140,6 +142,7 @@ impl Guard {
             fencing: None,
             opened: None,
             was_standby: false,
+            whole: false,
             stopping: false,
             retry_at: now,
             queue: Vec::new(),

@@ -35,6 +35,9 @@ const LEASH_WITHIN: Duration = Duration::from_millis(500);
 /// A checkpoint of a large, busy server takes minutes; nothing waits for this one.
 const CHECKPOINT_WITHIN: Duration = Duration::from_secs(600);
 
+/// How long reading one small file may take.
+const JOURNAL_WITHIN: Duration = Duration::from_secs(2);
+
 /// The epoch of a group's birth.
 const FOUNDING: Epoch = Epoch(1);
 
@@ -213,7 +216,7 @@ impl Hand {
                 let position = pg::freeze(instance, deadline).await.map_err(unknown)?;
                 Ok(TaskResult::At(stands(&position)))
             }
-            Task::Follow(rejoin) => self.follow(&rejoin).await,
+            Task::Follow(rejoin) => Ok(self.follow(&rejoin).await),
             Task::Checkpoint => {
                 pg::checkpoint(instance, deadline).await.map_err(unknown)?;
                 Ok(TaskResult::Done)
@@ -346,7 +349,20 @@ impl Hand {
         Ok(TaskResult::Opened { timeline, at })
     }
 
-    async fn follow(&self, rejoin: &Rejoin) -> Done {
+    /// What a failed attempt has done to the data is asked of the journal on disk: it is written before the first change.
+    async fn follow(&self, rejoin: &Rejoin) -> TaskResult {
+        let (Trouble::Failed(detail) | Trouble::Unknown(detail)) = match self.try_to_follow(rejoin).await {
+            Ok(result) => return result,
+            Err(trouble) => trouble,
+        };
+        let journal = pg::unfinished(&self.server.instance, Instant::now() + JOURNAL_WITHIN).await;
+        if let Err(error) = &journal {
+            tracing::warn!(error = chain(error), "whether the data was changed is not known");
+        }
+        TaskResult::NotFollowed { detail, whole: matches!(journal, Ok(None)) }
+    }
+
+    async fn try_to_follow(&self, rejoin: &Rejoin) -> Done {
         let instance = &self.server.instance;
         let name = format!("{}_{}_e{}", instance.settings().name, self.data, rejoin.epoch);
         let source = Upstream::new(rejoin.address, name).map_err(failed)?;

@@ -360,7 +360,7 @@ impl World {
             self.task_over(
                 instance,
                 job,
-                TaskResult::Failed { detail: "the primary cannot be reached".to_owned() },
+                TaskResult::NotFollowed { detail: "the primary cannot be reached".to_owned(), whole: true },
             );
             return;
         }

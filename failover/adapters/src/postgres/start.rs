@@ -165,8 +165,8 @@ pub async fn start(
 ) -> Result<Started, StartError> {
     match unfinished(instance, deadline).await?.map(|journal| journal.stage) {
         Some(Stage::Rewinding) => Err(StartError::HalfRewound),
-        // The directory is whole in these: the old one, or the finished copy.
-        Some(Stage::Copying | Stage::Swapping | Stage::Swapped) | None => {
+        // The directory is whole in these: the old one, rewound or not, or the finished copy.
+        Some(Stage::Rewound | Stage::Copying | Stage::Swapping | Stage::Swapped) | None => {
             start_checked(instance, control, request, deadline).await
         }
     }

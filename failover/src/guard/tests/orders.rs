@@ -244,6 +244,29 @@ fn an_interrupted_rejoin_is_done_again_on_data_of_a_new_life() {
 }
 
 #[test]
+fn a_standby_that_could_not_join_may_be_frozen_unless_its_data_was_changed() {
+    for whole in [true, false] {
+        let mut rig = Rig::standby();
+        rig.order(2, follow(2, 1));
+        assert!(matches!(rig.task(), Some(Task::Follow(_))));
+        rig.done(TaskResult::NotFollowed { detail: "wrong password".to_owned(), whole });
+        rig.process(ProcessState::Standby);
+        let id = rig.order(2, freeze(2));
+        if whole {
+            assert_eq!(rig.task(), Some(&Task::Freeze { generation: Generation(2) }));
+            assert_eq!(
+                rig.disk.as_ref().unwrap().rejoin,
+                None,
+                "the primary that it was to follow is replaced"
+            );
+        } else {
+            assert_eq!(code(&rig, id), Refusal::NotApplicable);
+            assert!(rig.disk.as_ref().unwrap().rejoin.is_some());
+        }
+    }
+}
+
+#[test]
 fn the_same_order_twice_runs_once_and_another_waits_its_turn() {
     let mut rig = Rig::standby();
     let step = StepRef { run: RunId(8), step: 1, attempt: 1 };
