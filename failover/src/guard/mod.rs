@@ -334,6 +334,10 @@ impl Guard {
     fn remember(&mut self, step: StepRef, effect: mesh_proto::effect::Effect, outcome: &Outcome) {
         const REMEMBERED_MAX: usize = 32;
         self.finished.retain(|f| f.step != step);
+        // Not knowing is no answer: whoever asks again has looked first, and wants it done.
+        if matches!(outcome, Outcome::Unknown { .. }) {
+            return;
+        }
         self.finished.push(Finished { step, effect, outcome: outcome.clone() });
         if self.finished.len() > REMEMBERED_MAX {
             self.finished.remove(0);

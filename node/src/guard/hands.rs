@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 
 use super::driver::Input;
 use super::files::{DATA_BYTES, unique};
-use super::server::{Launcher, Server};
+use super::server::{Launcher, Life, Server};
 use crate::leash::Leash;
 
 /// How long a server that was stopped cleanly may take to ship its shutdown checkpoint, once that is written.
@@ -265,6 +265,12 @@ impl Hand {
             sync: Some(sync(false)),
             system_identifier: self.system,
         };
+        if matches!(self.server.life(), Life::Dead { .. }) {
+            match pg::end_orphans(&self.server.instance, self.deadline).await.map_err(unknown)? {
+                0 => {}
+                count => tracing::warn!(count, "ended what the dead server had left behind"),
+            }
+        }
         let launcher = Launcher::new(&self.server, self.ticket);
         let started = pg::start(&self.server.instance, &launcher, &request, self.deadline).await;
         let started = started.map_err(unknown)?;

@@ -1,8 +1,7 @@
 //! When faults stop, everything comes right by itself, in bounded time: promises 5, 7, 9 and 10.
 
 use mesh_failover::coordinator::Request;
-use mesh_failover::state::verify;
-use mesh_proto::run::{Phase, StuckCause};
+use mesh_failover::state::{verify, wants_a_primary};
 
 use super::clock::{Time, ms};
 use super::world::World;
@@ -48,13 +47,7 @@ impl World {
 
     /// Stuck with takeovers spent: only a person may go on.
     fn waits_for_a_person(&self) -> bool {
-        self.group().active_run().is_some_and(|run| {
-            run.phase == Phase::Stuck
-                && run.stuck.as_ref().is_some_and(|(cause, _)| match cause {
-                    StuckCause::NoCandidate | StuckCause::PromotionFailed | StuckCause::ReopenFailed => true,
-                    StuckCause::RouteFailed | StuckCause::ProofFailed => false,
-                })
-        })
+        self.group().active_run().is_some_and(wants_a_primary)
     }
 
     fn person(&mut self) {

@@ -267,6 +267,20 @@ fn a_standby_that_could_not_join_may_be_frozen_unless_its_data_was_changed() {
 }
 
 #[test]
+fn an_unknown_outcome_is_no_answer_to_the_repeat() {
+    let mut rig = Rig::standby();
+    let step = StepRef { run: RunId(8), step: 1, attempt: 1 };
+    rig.give(101, step, 1, 1, freeze(1), false);
+    let (first, _) = rig.job.clone().unwrap();
+    rig.done(TaskResult::Unknown { detail: "the connection broke".to_owned() });
+    assert!(matches!(rig.answers.get(&101), Some(Outcome::Unknown { .. })));
+    rig.process(ProcessState::Standby);
+    rig.give(102, step, 1, 1, freeze(1), false);
+    assert_ne!(rig.job.clone().unwrap().0, first, "it is done again");
+    assert_eq!(rig.answers.get(&102), None);
+}
+
+#[test]
 fn the_same_order_twice_runs_once_and_another_waits_its_turn() {
     let mut rig = Rig::standby();
     let step = StepRef { run: RunId(8), step: 1, attempt: 1 };
