@@ -135,6 +135,7 @@ fn run(entered: usize, last: Option<Phase>) -> Run {
             reason: "drill".into(),
             accept_lag: false,
             lost_for: None,
+            errands: Vec::new(),
         },
         phase,
         ending: TERM,

@@ -30,7 +30,7 @@ pub mod raft {
     tonic::include_proto!("mesh.raft.v1");
 }
 
-pub use ids::{AgentName, GroupName, InstanceName, MeshId, RouteName, SiteName};
+pub use ids::{AgentName, ErrandName, GroupName, InstanceName, MeshId, RouteName, SiteName};
 pub use lsn::Lsn;
 pub use numbers::{
     DataIncarnation, Epoch, Generation, GuardIncarnation, LeaseNo, Millis, NodeId, RunId, Wall,

@@ -9,7 +9,7 @@ use crate::evidence::{GuardStatus, Sighting};
 use crate::lease::{Electorate, LeaseRecord};
 use crate::run::{Actor, Plan, Run};
 use crate::spec::{GroupSpec, Timing};
-use crate::{AgentName, Epoch, GroupName, InstanceName, MeshId, Millis, RunId, SiteName, Wall};
+use crate::{AgentName, Epoch, ErrandName, GroupName, InstanceName, MeshId, Millis, RunId, SiteName, Wall};
 
 /// A request of the command line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,6 +56,15 @@ pub enum Ask {
     Retry {
         /// Which.
         run: RunId,
+        /// Why.
+        reason: String,
+    },
+    /// Let a run go on without a service or hook that failed.
+    Skip {
+        /// Which run.
+        run: RunId,
+        /// The service or hook.
+        errand: ErrandName,
         /// Why.
         reason: String,
     },

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use mesh_proto::{AgentName, GroupName, InstanceName, MeshId, Millis, NodeId, RunId, SiteName};
+use mesh_proto::{AgentName, ErrandName, GroupName, InstanceName, MeshId, Millis, NodeId, RunId, SiteName};
 
 use super::exit;
 
@@ -94,6 +94,8 @@ pub enum Operation {
     Abort(RunReason),
     /// Try a stuck run again
     Retry(RunReason),
+    /// Let a run go on without a service or hook that failed
+    Skip(SkipArgs),
     /// Let an instance follow the primary now
     Rejoin(InstanceArgs),
     /// Freeze a group for maintenance: nothing is failed over, until it ends
@@ -236,6 +238,18 @@ pub struct RunArgs {
 pub struct RunReason {
     /// Which run, such as r42
     pub run: RunId,
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+}
+
+/// `mesh skip`
+#[derive(Debug, Clone, Args)]
+pub struct SkipArgs {
+    /// Which run, such as r42
+    pub run: RunId,
+    /// The service or hook, as the group's file names it
+    pub name: ErrandName,
     /// Why, for the audit
     #[arg(long, value_name = "TEXT")]
     pub reason: String,

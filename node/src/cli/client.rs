@@ -281,6 +281,7 @@ pub const fn changes(ask: &Ask) -> bool {
         | Ask::Adopt { .. }
         | Ask::Abort { .. }
         | Ask::Retry { .. }
+        | Ask::Skip { .. }
         | Ask::Rejoin { .. }
         | Ask::Pause { .. }
         | Ask::Resume { .. }

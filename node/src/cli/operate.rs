@@ -63,6 +63,10 @@ impl Operator {
             Operation::Retry(args) => {
                 self.change_run(Ask::Retry { run: args.run, reason: reason(args.reason)? }).await
             }
+            Operation::Skip(args) => {
+                let (run, errand) = (args.run, args.name);
+                self.change_run(Ask::Skip { run, errand, reason: reason(args.reason)? }).await
+            }
             Operation::Rejoin(args) => {
                 let (group, instance) = self.locate(args).await?;
                 self.show(Ask::Rejoin { group, instance }).await

@@ -2,7 +2,9 @@
 
 use mesh_failover::coordinator::Request;
 use mesh_failover::state::verify;
-use mesh_proto::run::{Phase, StuckCause};
+use mesh_proto::Wall;
+use mesh_proto::command::{Command, Entry};
+use mesh_proto::run::{Actor, Phase, StuckCause};
 
 use super::clock::{Time, ms};
 use super::world::World;
@@ -51,7 +53,10 @@ impl World {
         self.group().active_run().is_some_and(|run| {
             run.phase == Phase::Stuck
                 && run.stuck.as_ref().is_some_and(|(cause, _)| match cause {
-                    StuckCause::NoCandidate | StuckCause::PromotionFailed | StuckCause::ReopenFailed => true,
+                    StuckCause::NoCandidate
+                    | StuckCause::PromotionFailed
+                    | StuckCause::ReopenFailed
+                    | StuckCause::ErrandFailed => true,
                     StuckCause::RouteFailed | StuckCause::ProofFailed => false,
                 })
         })
@@ -61,6 +66,23 @@ impl World {
         let Some(leader) = self.raft.leader else { return };
         let group = self.group_name().clone();
         let Some(run) = self.group().active_run().map(|run| run.id) else { return };
+        // What fails again and again is gone on without, and what failed once may be tried again.
+        if self.rng.chance(500)
+            && let Some((run, errand)) = super::errands::failed(&self.truth, &group)
+        {
+            self.say(|| format!("ann skips {errand} of {run}"));
+            let command =
+                Command::ErrandSkipped { group: group.clone(), run, errand, reason: "by hand".to_owned() };
+            let entry = Entry {
+                by: self.setup.hosts[leader].0.clone(),
+                actor: Actor::Operator("ann".to_owned()),
+                at: Wall(self.now / 1_000),
+                commands: vec![command],
+            };
+            let term = self.raft.term;
+            self.propose(leader, term, group, 0, entry);
+            return;
+        }
         self.say(|| format!("ann follows the runbook and retries {run}"));
         self.agents[leader].coordinator.request(&group, Request::Retry(run, "runbook".to_owned()));
     }

@@ -4,11 +4,11 @@ use mesh_failover::coordinator::Request;
 use mesh_failover::plan::{self, Wish, holds};
 use mesh_failover::state::Group;
 use mesh_failover::verdict::{self, Judgement};
-use mesh_proto::command::Verdict;
+use mesh_proto::command::{Command, Verdict};
 use mesh_proto::evidence::ProcessState;
 use mesh_proto::operator::{Answer, FailoverAsk, PlanView, Refusal, RefusalCode};
 use mesh_proto::run::{Actor, Phase, Plan, Run, RunKind};
-use mesh_proto::{GroupName, RunId};
+use mesh_proto::{ErrandName, GroupName, RunId};
 
 use super::{Asked, LOOK, Reply, view};
 
@@ -153,6 +153,23 @@ impl Asked {
 
     pub(super) async fn retry(&self, run: RunId, reason: String) -> Reply {
         self.signal(run, Request::Retry(run, reason)).await
+    }
+
+    /// Lets a run go on without a service or hook that failed; the audit keeps who said so, and why.
+    pub(super) async fn skip(&self, actor: Actor, id: RunId, errand: ErrandName, reason: String) -> Reply {
+        let group = self.driver.consensus.read(|machine| {
+            let groups = machine.state().groups.values();
+            groups
+                .filter(|g| g.run.as_ref().is_some_and(|run| run.id == id))
+                .map(|g| g.spec.group.clone())
+                .next()
+        });
+        let Some(group) = group else {
+            let what = format!("there is no run {id} that could go on");
+            return Err(Refusal::new(RefusalCode::NotFound, what, "see `mesh run`"));
+        };
+        self.commit(actor, vec![Command::ErrandSkipped { group, run: id, errand, reason }]).await?;
+        self.run(Some(id))
     }
 
     async fn signal(&self, id: RunId, request: Request) -> Reply {

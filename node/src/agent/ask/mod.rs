@@ -60,6 +60,7 @@ impl Asked {
             | Ask::Failover(_)
             | Ask::Abort { .. }
             | Ask::Retry { .. }
+            | Ask::Skip { .. }
             | Ask::Rejoin { .. }
             | Ask::Pause { .. }
             | Ask::Resume { .. }
@@ -147,6 +148,7 @@ impl Asked {
             Ask::Failover(wanted) => self.failover(actor, wanted).await,
             Ask::Abort { run, reason } => self.abort(run, reason).await,
             Ask::Retry { run, reason } => self.retry(run, reason).await,
+            Ask::Skip { run, errand, reason } => self.skip(actor, run, errand, reason).await,
             Ask::Rejoin { group, instance } => self.rejoin(&group, &instance),
             Ask::Pause { group, length, reason } => self.pause(actor, &group, length, reason).await,
             Ask::Resume { group } => self.resume(&group).await,

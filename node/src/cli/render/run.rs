@@ -162,7 +162,11 @@ impl Progress {
             }
             Phase::Promoting => (Tone::Plain, promoting(run)),
             Phase::Routing => (Tone::Plain, "routes are led to the new primary".to_owned()),
+            Phase::Staging => {
+                (Tone::Plain, "services and hooks come first that the routes wait for".to_owned())
+            }
             Phase::Proving => (Tone::Plain, "a write goes through each route".to_owned()),
+            Phase::Finishing => (Tone::Plain, "the services and hooks that are left".to_owned()),
             Phase::Reopening => (Tone::Warn, format!("{} gets a new lease and opens again", run.plan.from)),
             Phase::Done => (Tone::Good, "the new primary serves".to_owned()),
             Phase::Aborted => (Tone::Warn, "ended without a change of primary".to_owned()),
@@ -255,19 +259,26 @@ fn finding(found: &Finding) -> String {
             format!(", shown by {}", text::count(*servers as usize, "name server", "name servers"))
         }
         Finding::Named { lagging, .. } => format!(", not shown yet by {}", lagging.join("; ")),
+        Finding::Ran { took, said } => match said {
+            Some(said) => format!(", in {}; it said: {said}", text::exact(*took)),
+            None => format!(", in {}", text::exact(*took)),
+        },
+        Finding::Skipped { reason } => format!(", skipped by an operator: {reason}"),
         Finding::Proved { took } => format!(", the write took {}", text::exact(*took)),
     }
 }
 
 /// The stages that people compare, in order, and the phase that makes each.
-const STAGES: [(&str, Phase); 7] = [
+const STAGES: [(&str, Phase); 9] = [
     ("prepare", Phase::Preparing),
     ("agree", Phase::Pledging),
     ("fence", Phase::Fencing),
     ("reopen", Phase::Reopening),
     ("promote", Phase::Promoting),
+    ("stage", Phase::Staging),
     ("route", Phase::Routing),
     ("verify", Phase::Proving),
+    ("finish", Phase::Finishing),
 ];
 
 /// The end of a run: what became of it, the milliseconds of each stage, and what to do next.
@@ -364,5 +375,6 @@ fn target(step: &Step) -> &str {
     match step.effect.target() {
         mesh_proto::effect::Target::Instance(name) => name.as_str(),
         mesh_proto::effect::Target::Route(name) => name.as_str(),
+        mesh_proto::effect::Target::Errand(name) => name.as_str(),
     }
 }

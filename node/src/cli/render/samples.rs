@@ -255,6 +255,7 @@ fn run(moment: usize) -> Run {
             reason: "pg-east's guard proves that it is fenced (died)".into(),
             accept_lag: false,
             lost_for: Some(Millis(14)),
+            errands: Vec::new(),
         },
         phase: phases[entered - 1].0,
         ending: TERM,
