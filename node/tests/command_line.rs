@@ -349,6 +349,7 @@ async fn nothing_is_started_without_a_yes() {
             findings: findings.iter().map(ToString::to_string).collect(),
             may_lose_bytes: Some(4096),
             wait_at_most: Millis(3_503),
+            longest: None,
         })))
     };
     let bench = Bench::new(move |ask| match ask {

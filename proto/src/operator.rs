@@ -366,6 +366,9 @@ pub struct PlanView {
     pub may_lose_bytes: Option<u64>,
     /// Worst case of the wait for the old lease, when no receipt comes.
     pub wait_at_most: Millis,
+    /// The services and hooks that would take longest one after the other, and for how long at most.
+    #[serde(default)]
+    pub longest: Option<(Vec<String>, Millis)>,
 }
 
 /// A run as the command line follows it.

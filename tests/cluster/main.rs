@@ -9,4 +9,5 @@ mod failover;
 mod ground;
 mod network;
 mod refusals;
+mod services;
 mod support;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use mesh_failover::errands;
 use mesh_proto::effect::{Finding, Outcome, Rejoined};
 use mesh_proto::lease::{Proof, ReceiptLevel};
 use mesh_proto::operator::{PlanView, RunView};
@@ -47,6 +48,10 @@ pub fn plan(view: &PlanView, look: &Look) -> String {
     }
     for (number, step) in view.steps.iter().enumerate() {
         out.push_str(&look.labelled(Tone::Dim, &format!("  {:>4}  ", number + 1), step));
+    }
+    if let Some((chain, time)) = &view.longest {
+        let text = format!("{}: at most {} beside the database", chain.join(" > "), text::length(*time));
+        out.push_str(&look.labelled(Tone::Dim, "  longest   ", &text));
     }
     if view.findings.is_empty() {
         out.push_str("it may be executed; nothing was changed\n");
@@ -319,8 +324,23 @@ pub fn run_summary(view: &RunView, look: &Look) -> String {
     let mut out = String::from("\n");
     out.push_str(&look.labelled(tone, label, &says));
     out.push_str(&timeline(view, look));
+    out.push_str(&critical_path(run, look));
     out.push_str(&look.step("next: ", &next));
     out
+}
+
+/// What the length of the run depended on: each of these began when the one before it had ended.
+fn critical_path(run: &Run, look: &Look) -> String {
+    let told = |number: u32| {
+        let step = run.steps.get(&number)?;
+        let took = step.ended.map(|end| Millis(end.0.saturating_sub(step.began.0)))?;
+        Some(format!("{} {}", step.effect, text::exact(took)))
+    };
+    let path: Vec<_> = errands::critical_path(run).into_iter().filter_map(told).collect();
+    if path.is_empty() {
+        return String::new();
+    }
+    look.labelled(Tone::Dim, "  critical path  ", &path.join(" > "))
 }
 
 fn timeline(view: &RunView, look: &Look) -> String {

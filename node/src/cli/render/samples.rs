@@ -6,7 +6,7 @@ use std::path::Path;
 
 use mesh_proto::audit::AuditRecord;
 use mesh_proto::command::{Command, MemberRecord, Verdict, VerdictRecord};
-use mesh_proto::effect::{Effect, Finding, Outcome};
+use mesh_proto::effect::{Effect, Finding, Outcome, Refusal};
 use mesh_proto::evidence::{
     GuardStatus, HeldLease, Position, ProcessState, Receiving, Seen, Sighting, WriteProbe,
 };
@@ -334,6 +334,48 @@ fn golden_paused() {
 }
 
 #[test]
+fn golden_services() {
+    use mesh_proto::spec::{Point, Work};
+    let step_of = |name: &str, work, ended: Option<(u64, Outcome)>| {
+        let effect = Effect::Errand {
+            errand: name.parse().unwrap(),
+            agent: "dr-1".parse().unwrap(),
+            work,
+            at: Point::BesideRoutes,
+            instance: "pg-dr".parse().unwrap(),
+        };
+        step(effect, Phase::Routing, 134, ended)
+    };
+    let refused = |detail: &str| Outcome::Refused { code: Refusal::Failed, detail: detail.into() };
+    let ran = Outcome::Done(Finding::Ran { took: Millis(1_207), said: None });
+    let skipped = Outcome::Done(Finding::Skipped { reason: "the pager is being moved".into() });
+    let mut view = healthy();
+    let mut stuck = run(4);
+    stuck.steps.insert(5, step_of("api-dr", Work::Start, Some((1_342, ran))));
+    stuck.steps.insert(
+        6,
+        step_of("warm-up", Work::Hook, Some((2_140, refused("hook warm-up failed with exit code 3")))),
+    );
+    stuck.steps.insert(7, step_of("page", Work::Hook, Some((900, skipped))));
+    let mut going = stuck.clone();
+    going.steps.insert(8, step_of("worker-dr", Work::Start, None));
+    going.phase = Phase::Finishing;
+    stuck.phase = Phase::Stuck;
+    stuck.entered.pop();
+    stuck.entered.extend([(Phase::Finishing, Wall(NOW + 153)), (Phase::Stuck, Wall(NOW + 2_141))]);
+    let detail = "run hook warm-up by dr-1: hook warm-up failed with exit code 3";
+    stuck.stuck = Some((StuckCause::ErrandFailed, detail.into()));
+    let group = &mut view.groups[0];
+    group.epoch = Epoch(4);
+    group.primary = Some("pg-dr".parse().unwrap());
+    group.routes[0].leads_to = Some("pg-dr".parse().unwrap());
+    group.routes[0].epoch = Some(Epoch(4));
+    group.run = Some(going);
+    golden("status-services", &status(&view, &LOOK));
+    golden("run-services", &super::run(&self::view(stuck), &LOOK));
+}
+
+#[test]
 fn golden_stuck() {
     let mut view = healthy();
     let group = &mut view.groups[0];
@@ -462,6 +504,10 @@ fn golden_plans() {
         findings: Vec::new(),
         may_lose_bytes: Some(0),
         wait_at_most: Millis(3_503),
+        longest: Some((
+            vec!["stop service scheduler-east by east-1".into(), "start service scheduler-dr by dr-1".into()],
+            Millis(120_000),
+        )),
     };
     golden("plan-good", &plan(&plan_view, &LOOK));
     let unsafe_view = PlanView {
