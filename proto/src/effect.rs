@@ -307,10 +307,16 @@ pub enum Finding {
         /// Those that did not in time, and why.
         lagging: Vec<String>,
     },
-    /// The write arrived.
+    /// The write arrived, and was read.
     Proved {
         /// Round trip of the proving write.
         took: Millis,
+        /// Round trip of the read that followed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        read: Option<Millis>,
+        /// Sessions to other instances that were left then; nothing where nobody counts them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stragglers: Option<u32>,
     },
     /// The service is as it should be, or the hook ended well.
     Ran {

@@ -14,6 +14,7 @@ pub mod effect;
 pub mod evidence;
 pub mod ids;
 pub mod lease;
+pub mod live;
 pub mod lsn;
 pub mod numbers;
 pub mod operator;

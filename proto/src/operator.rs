@@ -7,6 +7,7 @@ use crate::audit::AuditRecord;
 use crate::command::{Applied, MemberRecord, VerdictRecord};
 use crate::evidence::{GuardStatus, Sighting};
 use crate::lease::{Electorate, LeaseRecord};
+use crate::live::{LiveAsk, LiveView, Place};
 use crate::run::{Actor, Plan, Run};
 use crate::spec::{GroupSpec, Timing};
 use crate::{AgentName, Epoch, ErrandName, GroupName, InstanceName, MeshId, Millis, RunId, SiteName, Wall};
@@ -108,6 +109,13 @@ pub enum Ask {
         /// Sequence number.
         seq: u64,
     },
+    /// Every place that holds an epoch, looked at now and compared with the log.
+    Live {
+        /// The group; all of them when left out.
+        group: Option<GroupName>,
+    },
+    /// The places that only this agent can look at, for another agent's comparison.
+    LiveHere(LiveAsk),
     /// The members.
     Nodes,
     /// Add a member (first as learner, then as voter if asked).
@@ -175,6 +183,10 @@ pub enum Answer {
         /// The hash at the asked number, if it is here.
         hash: Option<String>,
     },
+    /// The places that hold an epoch.
+    Live(Box<LiveView>),
+    /// Those that only this agent can look at.
+    LiveHere(Vec<Place>),
     /// The members.
     Nodes(Vec<NodeView>),
     /// Refused: nothing changed.

@@ -7,6 +7,7 @@
 
 mod failover;
 mod ground;
+mod live;
 mod network;
 mod refusals;
 mod services;

@@ -102,6 +102,12 @@ impl Gates {
         Ok(Passage::Open)
     }
 
+    /// The highest epoch that a route's gate has seen.
+    #[must_use]
+    pub fn seen(&self, group: &GroupName, route: &RouteName) -> Option<Epoch> {
+        self.gates.get(&format!("{group}/{route}")).map(|gate| gate.epoch)
+    }
+
     fn save(&self, gates: &BTreeMap<String, Gate>) -> Result<(), GateError> {
         let bytes = codec::encode(Kind::RouteGates, gates)
             .map_err(|source| GateError::Damaged { path: self.path.clone(), source })?;
@@ -135,7 +141,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (group, route) = ("orders".parse().unwrap(), "pg".parse().unwrap());
         let mut gates = Gates::open(dir.path()).unwrap();
+        assert_eq!(gates.seen(&group, &route), None);
         assert_eq!(gates.pass(&group, &route, Epoch(2), 7).unwrap(), Passage::Open);
+        assert_eq!(gates.seen(&group, &route), Some(Epoch(2)));
         drop(gates);
         let mut gates = Gates::open(dir.path()).unwrap();
         assert_eq!(gates.pass(&group, &route, Epoch(1), 9).unwrap(), Passage::Stale { seen: Epoch(2) });

@@ -337,6 +337,12 @@ pub enum AuditCommand {
         #[arg(long, short, value_name = "FILE")]
         file: Option<PathBuf>,
     },
+    /// Compare every place that holds an epoch with the log, now: guards, databases, route gates, DNS markers, routes
+    Live {
+        /// Only this group's
+        #[arg(long, short)]
+        group: Option<GroupName>,
+    },
     /// Write every record as a line of JSON
     Export {
         /// Where to; standard output when left out. An existing file is not overwritten

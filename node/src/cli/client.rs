@@ -274,6 +274,8 @@ pub const fn changes(ask: &Ask) -> bool {
         | Ask::Audit { .. }
         | Ask::AuditVerify
         | Ask::AuditHash { .. }
+        | Ask::Live { .. }
+        | Ask::LiveHere(_)
         | Ask::Nodes => false,
         Ask::Apply { dry_run, .. } => !*dry_run,
         Ask::Failover(ask) => !ask.dry_run,

@@ -148,6 +148,11 @@ impl Operator {
             Answer::AuditHash { head, hash } => {
                 output.value(&serde_json::json!({ "head": head, "hash": hash }))?;
             }
+            Answer::Live(view) => {
+                output.show(view, |view, look| render::live(view, look))?;
+                return Ok(render::live_exit(view));
+            }
+            Answer::LiveHere(places) => output.value(places)?,
             Answer::Nodes(nodes) => output.show(nodes, |nodes, look| render::nodes(nodes, look))?,
             Answer::Refused(refusal) => return Err(refusal.clone().into()),
         }

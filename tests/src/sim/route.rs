@@ -74,7 +74,7 @@ impl World {
             && self.servers[at].epoch == order.epoch;
         if arrives {
             self.write(at);
-            Outcome::Done(Finding::Proved { took: Millis(ms(1) / 1_000) })
+            Outcome::Done(Finding::Proved { took: Millis(ms(1) / 1_000), read: None, stragglers: None })
         } else {
             refused(Refusal::Failed, "the write did not arrive")
         }

@@ -4,6 +4,7 @@
 mod change;
 mod failover;
 mod form;
+mod live;
 mod members;
 mod status;
 mod verify;
@@ -54,6 +55,8 @@ impl Asked {
             Ask::AuditVerify => Ok(self.verify().await),
             Ask::AuditHash { seq } => Ok(self.hash(seq)),
             Ask::Nodes => Ok(Answer::Nodes(self.nodes())),
+            Ask::Live { group } => self.live(group.as_ref()).await,
+            Ask::LiveHere(ask) => Ok(Answer::LiveHere(self.live_here(&ask).await)),
             Ask::Form => self.form(actor).await,
             Ask::Apply { .. }
             | Ask::Adopt { .. }
@@ -162,6 +165,8 @@ impl Asked {
             | Ask::Audit { .. }
             | Ask::AuditVerify
             | Ask::AuditHash { .. }
+            | Ask::Live { .. }
+            | Ask::LiveHere(_)
             | Ask::Nodes => Err(Refusal::new(
                 RefusalCode::Invalid,
                 "this question is answered by any agent, and was forwarded by mistake",

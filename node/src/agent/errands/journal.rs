@@ -124,11 +124,6 @@ impl Journal {
         }
     }
 
-    /// Every gate: the service or hook, and the highest epoch and Raft term seen for it.
-    pub fn gates(&self) -> impl Iterator<Item = (&str, Epoch, u64)> {
-        self.lines.iter().map(|(key, line)| (key.as_str(), line.epoch, line.raft_term))
-    }
-
     fn save(&mut self, key: &str, line: Line) -> Result<(), JournalError> {
         let mut lines = self.lines.clone();
         lines.insert(key.to_owned(), line);

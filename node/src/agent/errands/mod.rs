@@ -223,12 +223,6 @@ impl ErrandKeeper {
             }
         }
     }
-
-    /// The epoch gates: the highest epoch and Raft term seen for each service and hook.
-    #[must_use]
-    pub fn gates(&self) -> Vec<(String, mesh_proto::Epoch, u64)> {
-        locked(&self.journal).gates().map(|(key, epoch, term)| (key.to_owned(), epoch, term)).collect()
-    }
 }
 
 /// Waits for a job; past the deadline nobody knows yet.

@@ -170,7 +170,7 @@ impl Progress {
             Phase::Staging => {
                 (Tone::Plain, "services and hooks come first that the routes wait for".to_owned())
             }
-            Phase::Proving => (Tone::Plain, "a write goes through each route".to_owned()),
+            Phase::Proving => (Tone::Plain, "a write and a read go through each route".to_owned()),
             Phase::Finishing => (Tone::Plain, "the services and hooks that are left".to_owned()),
             Phase::Reopening => (Tone::Warn, format!("{} gets a new lease and opens again", run.plan.from)),
             Phase::Done => (Tone::Good, "the new primary serves".to_owned()),
@@ -224,6 +224,9 @@ fn step_begun(look: &Look, run: &Run, step: &Step) -> String {
 fn step_ended(look: &Look, run: &Run, step: &Step, outcome: &Outcome, at: Wall) -> String {
     let took = text::exact(Millis(at.0.saturating_sub(step.began.0)));
     let (tone, result) = match outcome {
+        Outcome::Done(Finding::Skipped { reason }) => {
+            (Tone::Warn, format!("skipped by an operator after {took}: {reason}"))
+        }
         Outcome::Done(found) => (Tone::Plain, format!("ok in {took}{}", finding(found))),
         Outcome::Refused { code: _, detail } => (Tone::Warn, format!("refused after {took}: {detail}")),
         Outcome::Unknown { detail } => (Tone::Warn, format!("outcome unknown after {took}: {detail}")),
@@ -264,12 +267,20 @@ fn finding(found: &Finding) -> String {
             format!(", shown by {}", text::count(*servers as usize, "name server", "name servers"))
         }
         Finding::Named { lagging, .. } => format!(", not shown yet by {}", lagging.join("; ")),
-        Finding::Ran { took, said } => match said {
-            Some(said) => format!(", in {}; it said: {said}", text::exact(*took)),
-            None => format!(", in {}", text::exact(*took)),
-        },
+        Finding::Ran { took: _, said: Some(said) } => format!(", it said: {said}"),
+        Finding::Ran { took: _, said: None } => String::new(),
         Finding::Skipped { reason } => format!(", skipped by an operator: {reason}"),
-        Finding::Proved { took } => format!(", the write took {}", text::exact(*took)),
+        Finding::Proved { took, read, stragglers } => {
+            let read = read.map(|read| format!(", the read {}", text::exact(read))).unwrap_or_default();
+            let left = match stragglers {
+                None => String::new(),
+                Some(0) => ", no old session left".to_owned(),
+                Some(left) => {
+                    format!(", {} left", text::count(*left as usize, "old session", "old sessions"))
+                }
+            };
+            format!(", the write took {}{read}{left}", text::exact(*took))
+        }
     }
 }
 

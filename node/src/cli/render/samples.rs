@@ -215,6 +215,7 @@ fn run(moment: usize) -> Run {
     let prove = Effect::Prove { route: "app".parse().unwrap(), instance: name("pg-dr") };
     let promoted = Finding::Promoted { timeline: 4, at: Lsn(0x0500_0148) };
     let routed = Finding::Routed { ended: 3, stragglers: 0 };
+    let proved = Finding::Proved { took: Millis(6), read: Some(Millis(1)), stragglers: Some(0) };
     let done = |at: u64, found: Finding| Some((at, Outcome::Done(found)));
     let all = [
         (1, step(freeze.clone(), Phase::Fencing, 12, None)),
@@ -222,7 +223,7 @@ fn run(moment: usize) -> Run {
         (2, step(promote.clone(), Phase::Promoting, 44, None)),
         (2, step(promote, Phase::Promoting, 44, done(131, promoted))),
         (3, step(route, Phase::Routing, 133, done(142, routed))),
-        (4, step(prove, Phase::Proving, 144, done(151, Finding::Proved { took: Millis(6) }))),
+        (4, step(prove, Phase::Proving, 144, done(151, proved))),
     ];
     let phases = [
         (Phase::Pledging, 0),
@@ -331,6 +332,39 @@ fn golden_paused() {
     group.blocked = Some("the group is paused (kernel upgrade of east-1); `mesh resume` ends it".into());
     group.pause = Some(("kernel upgrade of east-1".into(), Millis(1_800_000)));
     golden("status-paused", &status(&view, &LOOK));
+}
+
+#[test]
+fn golden_live() {
+    use mesh_proto::live::{Holds, LiveGroup, LiveView, Place, PlaceKind};
+    let place =
+        |kind, name: &str, by: &str, holds| Place { kind, name: name.into(), by: by.parse().unwrap(), holds };
+    let epoch =
+        |epoch, of: Option<&str>| Holds::Epoch { epoch: Epoch(epoch), of: of.map(|of| of.parse().unwrap()) };
+    let mut group = LiveGroup {
+        group: "orders".parse().unwrap(),
+        epoch: Epoch(4),
+        primary: "pg-dr".parse().unwrap(),
+        running: false,
+        places: vec![
+            place(PlaceKind::Guard, "pg-dr", "witness-1", epoch(4, None)),
+            place(PlaceKind::Database, "pg-dr", "witness-1", epoch(4, Some("pg-dr"))),
+            place(PlaceKind::RouteGate, "app", "witness-1", epoch(4, None)),
+            place(PlaceKind::Route, "app", "witness-1", Holds::LeadsThere { stragglers: 2 }),
+        ],
+    };
+    let view = |group: &LiveGroup| LiveView {
+        agent: "witness-1".parse().unwrap(),
+        at: Wall(NOW),
+        groups: vec![group.clone()],
+    };
+    golden("live-agrees", &super::live(&view(&group), &LOOK));
+    let away = Holds::NotSeen("nobody listens at 10.1.0.10:7400".into());
+    group.places.push(place(PlaceKind::Guard, "pg-east", "witness-1", epoch(3, None)));
+    group.places.push(place(PlaceKind::Database, "pg-east", "witness-1", epoch(4, Some("pg-east"))));
+    group.places.push(place(PlaceKind::DnsMarker, "db.example.com.", "dr-1", Holds::Nothing));
+    group.places.push(place(PlaceKind::Route, "name", "dr-1", away));
+    golden("live-differs", &super::live(&view(&group), &LOOK));
 }
 
 #[test]
