@@ -3,10 +3,11 @@
 //! It never waits, reads a clock, draws a random number, does IO or depends on the order of a hash map: the real agent
 //! and the simulator drive the same code. Reading order: [`policy`] (timing and its relations), [`lease`] (who may
 //! accept writes, until when), [`guard`] (what keeps an instance inside its lease), [`state`] (the replicated state and
-//! its single door), [`verdict`] (what the evidence says), [`run`] (phases of a run), [`coordinator`] (what the leader
+//! its single door), [`verdict`] (what the evidence says), [`run`] (phases of a run), [`errands`] (its services and hooks), [`coordinator`] (what the leader
 //! does next).
 
 pub mod coordinator;
+pub mod errands;
 pub mod guard;
 pub mod lease;
 pub mod moment;

@@ -20,6 +20,8 @@ pub enum Mutant {
     NoFenceBudget,
     /// Treat silent observers as witnesses of a loss.
     BlindIsWitness,
+    /// Begin services and hooks without regard to what comes first.
+    ErrandsUnordered,
 }
 
 /// The rules that are switched off.

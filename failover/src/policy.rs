@@ -20,7 +20,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn new(key: impl Into<String>, what: impl Into<String>, next: impl Into<String>) -> Self {
+    pub(crate) fn new(key: impl Into<String>, what: impl Into<String>, next: impl Into<String>) -> Self {
         Self { key: key.into(), what: what.into(), next: next.into() }
     }
 }
@@ -100,6 +100,7 @@ pub fn check(spec: &GroupSpec, members: &[MemberRecord]) -> Vec<Finding> {
     let mut findings = check_timing(&timing(spec));
     findings.extend(check_instances(spec, members));
     findings.extend(check_routes(spec, members));
+    findings.extend(crate::errands::check(spec, members));
     if spec.durability == Durability::ZeroLoss {
         findings.push(Finding::new(
             "durability",
@@ -126,6 +127,7 @@ pub fn check(spec: &GroupSpec, members: &[MemberRecord]) -> Vec<Finding> {
 pub fn check_beside<'a>(spec: &GroupSpec, groups: impl Iterator<Item = &'a GroupSpec>) -> Vec<Finding> {
     let mut findings = Vec::new();
     for other in groups.filter(|other| other.group != spec.group) {
+        findings.extend(crate::errands::beside(spec, other));
         for instance in &spec.instances {
             let (field, what) = if other.instances.iter().any(|i| i.name == instance.name) {
                 ("name", format!("instance {}", instance.name))

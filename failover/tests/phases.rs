@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use mesh_failover::run::{Next, first, forbidden, graph, matrix, next};
+use mesh_failover::run::{Facts, Next, first, forbidden, graph, matrix, next};
 use mesh_proto::run::{Phase, RunKind, Signal, StuckCause};
 
 /// Compares with the golden file; `MESH_BLESS=1 cargo test -p mesh-failover --test phases` writes it.
@@ -36,13 +36,15 @@ struct At {
     promoted: bool,
     /// Stuck with routes alone to do.
     routes: bool,
+    /// Stuck with services or hooks alone to do.
+    errands: bool,
 }
 
 impl At {
     fn serves(self) -> bool {
         match self.phase {
-            Phase::Routing | Phase::Proving | Phase::Done => true,
-            Phase::Stuck => self.routes,
+            Phase::Staging | Phase::Routing | Phase::Proving | Phase::Finishing | Phase::Done => true,
+            Phase::Stuck => self.routes || self.errands,
             Phase::Preparing
             | Phase::Pledging
             | Phase::Fencing
@@ -54,7 +56,8 @@ impl At {
 
     /// Where a signal leads, if it may come.
     fn after(self, signal: Signal) -> Option<Self> {
-        if forbidden(signal, self.promoted, self.serves()).is_some() {
+        let facts = Facts { promoted: self.promoted, serves: self.serves(), errands_only: self.errands };
+        if forbidden(signal, facts).is_some() {
             return None;
         }
         match next(self.phase, signal) {
@@ -62,6 +65,7 @@ impl At {
                 phase,
                 promoted: self.promoted || signal == Signal::PromotionCommitted,
                 routes: phase == Phase::Stuck && matches!(self.phase, Phase::Routing | Phase::Proving),
+                errands: phase == Phase::Stuck && self.phase == Phase::Finishing,
             }),
             Next::Stay | Next::Impossible => None,
         }
@@ -88,7 +92,7 @@ fn reachable(from: At) -> BTreeSet<At> {
 fn all() -> BTreeSet<At> {
     [RunKind::Failover, RunKind::Switchover]
         .into_iter()
-        .flat_map(|kind| reachable(At { phase: first(kind), promoted: false, routes: false }))
+        .flat_map(|kind| reachable(At { phase: first(kind), promoted: false, routes: false, errands: false }))
         .collect()
 }
 
@@ -121,18 +125,19 @@ fn every_phase_but_an_end_can_come_to_stuck_or_leave_by_itself() {
 #[test]
 fn stuck_has_an_exit_for_each_cause() {
     for cause in StuckCause::ALL {
-        let (routes, promoted): (bool, &[bool]) = match cause {
-            StuckCause::RouteFailed | StuckCause::ProofFailed => (true, &[true]),
-            StuckCause::PromotionFailed => (false, &[true]),
-            StuckCause::NoCandidate => (false, &[false, true]),
-            StuckCause::ReopenFailed => (false, &[false]),
+        let (retry, promoted): (Signal, &[bool]) = match cause {
+            StuckCause::RouteFailed | StuckCause::ProofFailed => (Signal::RetryRoutes, &[true]),
+            StuckCause::ErrandFailed => (Signal::RetryErrands, &[true]),
+            StuckCause::PromotionFailed => (Signal::Retry, &[true]),
+            StuckCause::NoCandidate => (Signal::Retry, &[false, true]),
+            StuckCause::ReopenFailed => (Signal::Retry, &[false]),
         };
         for promoted in promoted {
-            let at = At { phase: Phase::Stuck, promoted: *promoted, routes };
+            let (routes, errands) = (retry == Signal::RetryRoutes, retry == Signal::RetryErrands);
+            let at = At { phase: Phase::Stuck, promoted: *promoted, routes, errands };
             assert!(!at.exits().is_empty(), "{cause:?}, promoted {promoted}: no exit");
             assert!(reachable(at).iter().any(|to| to.phase.is_final()), "{cause:?}: no way out");
             // The operator's own way out: `mesh retry`, for every cause.
-            let retry = if routes { Signal::RetryRoutes } else { Signal::Retry };
             assert!(at.after(retry).is_some(), "{cause:?}: `mesh retry` does nothing");
         }
     }
@@ -145,7 +150,7 @@ fn promoting_is_entered_only_through_a_committed_promotion() {
             if to.phase == Phase::Promoting {
                 assert!(to.promoted, "{at:?} enters promoting by {signal} without a promotion");
             }
-            if matches!(to.phase, Phase::Routing | Phase::Proving | Phase::Done) {
+            if to.serves() {
                 assert!(to.promoted, "{at:?} serves by {signal} without a promotion");
             }
         }
@@ -180,6 +185,21 @@ fn an_abort_after_a_pledge_goes_through_a_new_lease() {
             if next(phase, signal) == Next::Enter(Phase::Aborted) {
                 assert!(matches!(phase, Phase::Preparing | Phase::Reopening), "{phase} aborts by {signal}");
             }
+        }
+    }
+}
+
+#[test]
+fn no_service_or_hook_stands_between_a_promotion_and_its_routes_for_ever() {
+    // Before the promotion there is no place for one; after it nothing that one does leads anywhere but on to the routes.
+    for at in all().into_iter().filter(|at| at.phase == Phase::Staging) {
+        for (signal, to) in at.exits() {
+            assert_eq!(to.phase, Phase::Routing, "{signal}");
+        }
+    }
+    for phase in Phase::ALL {
+        if next(phase, Signal::ErrandsLeft) != Next::Impossible {
+            assert!(matches!(phase, Phase::Promoting | Phase::Proving), "{phase}");
         }
     }
 }

@@ -41,6 +41,8 @@ fn founded() -> MeshState {
         database: "postgres".to_owned(),
         instances: vec![instance("old", 5432), instance("new", 5433)],
         routes: Vec::new(),
+        services: Vec::new(),
+        hooks: Vec::new(),
     };
     let members = vec![MemberRecord {
         id: NodeId(1),

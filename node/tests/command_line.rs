@@ -135,6 +135,7 @@ fn run(entered: usize, last: Option<Phase>) -> Run {
             reason: "drill".into(),
             accept_lag: false,
             lost_for: None,
+            errands: Vec::new(),
         },
         phase,
         ending: TERM,
@@ -348,6 +349,7 @@ async fn nothing_is_started_without_a_yes() {
             findings: findings.iter().map(ToString::to_string).collect(),
             may_lose_bytes: Some(4096),
             wait_at_most: Millis(3_503),
+            longest: None,
         })))
     };
     let bench = Bench::new(move |ask| match ask {

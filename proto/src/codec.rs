@@ -28,6 +28,8 @@ pub enum Kind {
     Message,
     /// An agent's route gates.
     RouteGates,
+    /// An agent's services and hooks: what it began last, and how that ended.
+    Errands,
 }
 
 impl Kind {
@@ -40,6 +42,7 @@ impl Kind {
             Self::Applied => 5,
             Self::Message => 6,
             Self::RouteGates => 7,
+            Self::Errands => 8,
         }
     }
     /// The version that this build writes.

@@ -9,8 +9,8 @@ use crate::lease::{LeaseTerm, Proof};
 use crate::run::{Actor, Plan, Signal, StuckCause};
 use crate::spec::GroupSpec;
 use crate::{
-    AgentName, DataIncarnation, Epoch, Generation, GroupName, GuardIncarnation, InstanceName, LeaseNo,
-    MeshId, Millis, NodeId, RunId, SiteName, Wall,
+    AgentName, DataIncarnation, Epoch, ErrandName, Generation, GroupName, GuardIncarnation, InstanceName,
+    LeaseNo, MeshId, Millis, NodeId, RunId, SiteName, Wall,
 };
 
 /// What stands in one log entry: the command and who sent it.
@@ -117,6 +117,17 @@ pub enum Command {
         attempt: u32,
         /// What came of it.
         outcome: Outcome,
+    },
+    /// An operator has the run go on without a service or hook that failed.
+    ErrandSkipped {
+        /// The group.
+        group: GroupName,
+        /// The run.
+        run: RunId,
+        /// The service or hook.
+        errand: ErrandName,
+        /// Why.
+        reason: String,
     },
     /// Something happened that moves the run to another phase.
     Signalled {

@@ -5,7 +5,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::evidence::Position;
 use crate::lease::{LeaseTerm, Receipt};
-use crate::{DataIncarnation, Epoch, Generation, InstanceName, Lsn, Millis, RouteName, RunId};
+use crate::spec::errand::{self, Point, Work};
+use crate::{
+    AgentName, DataIncarnation, Epoch, ErrandName, Generation, InstanceName, Lsn, Millis, RouteName, RunId,
+};
 
 /// One change to the world. Every effect is idempotent, or can be verified before it is repeated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +83,19 @@ pub enum Effect {
         /// The instance the write must arrive at.
         instance: InstanceName,
     },
+    /// Start or stop a service, or run a hook.
+    Errand {
+        /// Which.
+        errand: ErrandName,
+        /// Who does it.
+        agent: AgentName,
+        /// What is done.
+        work: Work,
+        /// When in the run.
+        at: Point,
+        /// The new primary; before it is decided, the best candidate.
+        instance: InstanceName,
+    },
 }
 
 /// The kinds of effect, without their arguments.
@@ -104,11 +120,13 @@ pub enum EffectKind {
     Route,
     /// [`Effect::Prove`]
     Prove,
+    /// [`Effect::Errand`]
+    Errand,
 }
 
 impl EffectKind {
     /// Every kind.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Checkpoint,
         Self::HandOver,
         Self::Fence,
@@ -118,6 +136,7 @@ impl EffectKind {
         Self::Follow,
         Self::Route,
         Self::Prove,
+        Self::Errand,
     ];
 }
 
@@ -135,6 +154,7 @@ impl Effect {
             Self::Follow { .. } => EffectKind::Follow,
             Self::Route { .. } => EffectKind::Route,
             Self::Prove { .. } => EffectKind::Prove,
+            Self::Errand { .. } => EffectKind::Errand,
         }
     }
 
@@ -150,6 +170,7 @@ impl Effect {
             | Self::Promote { instance, .. }
             | Self::Follow { instance, .. } => Target::Instance(instance),
             Self::Route { route, .. } | Self::Prove { route, .. } => Target::Route(route),
+            Self::Errand { errand, .. } => Target::Errand(errand),
         }
     }
 }
@@ -161,6 +182,8 @@ pub enum Target<'a> {
     Instance(&'a InstanceName),
     /// A route: the agent that holds its credentials executes.
     Route(&'a RouteName),
+    /// A service or a hook: the agent that the effect names executes.
+    Errand(&'a ErrandName),
 }
 
 impl std::fmt::Display for Effect {
@@ -175,6 +198,7 @@ impl std::fmt::Display for Effect {
             Self::Follow { instance, primary, .. } => write!(f, "let {instance} follow {primary}"),
             Self::Route { route, instance } => write!(f, "lead route {route} to {instance}"),
             Self::Prove { route, .. } => write!(f, "write through route {route}"),
+            Self::Errand { errand, agent, work, .. } => errand::words(f, *work, errand, agent),
         }
     }
 }
@@ -283,10 +307,29 @@ pub enum Finding {
         /// Those that did not in time, and why.
         lagging: Vec<String>,
     },
-    /// The write arrived.
+    /// The write arrived, and was read.
     Proved {
         /// Round trip of the proving write.
         took: Millis,
+        /// Round trip of the read that followed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        read: Option<Millis>,
+        /// Sessions to other instances that were left then; nothing where nobody counts them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        stragglers: Option<u32>,
+    },
+    /// The service is as it should be, or the hook ended well.
+    Ran {
+        /// How long it took.
+        took: Millis,
+        /// The end of what it said, for people.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        said: Option<String>,
+    },
+    /// It was not done: an operator had the run go on without it.
+    Skipped {
+        /// Why.
+        reason: String,
     },
 }
 

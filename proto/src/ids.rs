@@ -122,6 +122,9 @@ name!(
 name!(
     /// What clients follow to the primary.
     RouteName, "route");
+name!(
+    /// A service or a hook of a group: what a run does for an operator beside moving the primary.
+    ErrandName, "service or hook");
 
 #[cfg(test)]
 mod tests {

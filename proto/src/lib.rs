@@ -14,6 +14,7 @@ pub mod effect;
 pub mod evidence;
 pub mod ids;
 pub mod lease;
+pub mod live;
 pub mod lsn;
 pub mod numbers;
 pub mod operator;
@@ -30,7 +31,7 @@ pub mod raft {
     tonic::include_proto!("mesh.raft.v1");
 }
 
-pub use ids::{AgentName, GroupName, InstanceName, MeshId, RouteName, SiteName};
+pub use ids::{AgentName, ErrandName, GroupName, InstanceName, MeshId, RouteName, SiteName};
 pub use lsn::Lsn;
 pub use numbers::{
     DataIncarnation, Epoch, Generation, GuardIncarnation, LeaseNo, Millis, NodeId, RunId, Wall,

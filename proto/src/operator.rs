@@ -7,9 +7,10 @@ use crate::audit::AuditRecord;
 use crate::command::{Applied, MemberRecord, VerdictRecord};
 use crate::evidence::{GuardStatus, Sighting};
 use crate::lease::{Electorate, LeaseRecord};
+use crate::live::{LiveAsk, LiveView, Place};
 use crate::run::{Actor, Plan, Run};
 use crate::spec::{GroupSpec, Timing};
-use crate::{AgentName, Epoch, GroupName, InstanceName, MeshId, Millis, RunId, SiteName, Wall};
+use crate::{AgentName, Epoch, ErrandName, GroupName, InstanceName, MeshId, Millis, RunId, SiteName, Wall};
 
 /// A request of the command line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,6 +60,15 @@ pub enum Ask {
         /// Why.
         reason: String,
     },
+    /// Let a run go on without a service or hook that failed.
+    Skip {
+        /// Which run.
+        run: RunId,
+        /// The service or hook.
+        errand: ErrandName,
+        /// Why.
+        reason: String,
+    },
     /// Let an instance follow the primary now.
     Rejoin {
         /// The group.
@@ -99,6 +109,13 @@ pub enum Ask {
         /// Sequence number.
         seq: u64,
     },
+    /// Every place that holds an epoch, looked at now and compared with the log.
+    Live {
+        /// The group; all of them when left out.
+        group: Option<GroupName>,
+    },
+    /// The places that only this agent can look at, for another agent's comparison.
+    LiveHere(LiveAsk),
     /// The members.
     Nodes,
     /// Add a member (first as learner, then as voter if asked).
@@ -166,6 +183,10 @@ pub enum Answer {
         /// The hash at the asked number, if it is here.
         hash: Option<String>,
     },
+    /// The places that hold an epoch.
+    Live(Box<LiveView>),
+    /// Those that only this agent can look at.
+    LiveHere(Vec<Place>),
     /// The members.
     Nodes(Vec<NodeView>),
     /// Refused: nothing changed.
@@ -357,6 +378,9 @@ pub struct PlanView {
     pub may_lose_bytes: Option<u64>,
     /// Worst case of the wait for the old lease, when no receipt comes.
     pub wait_at_most: Millis,
+    /// The services and hooks that would take longest one after the other, and for how long at most.
+    #[serde(default)]
+    pub longest: Option<(Vec<String>, Millis)>,
 }
 
 /// A run as the command line follows it.

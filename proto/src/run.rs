@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::effect::{Effect, Outcome};
 use crate::evidence::Position;
 use crate::lease::{LeaseTerm, Proof};
+use crate::spec::Errand;
 use crate::{DataIncarnation, Epoch, GroupName, GuardIncarnation, InstanceName, RunId, SiteName, Wall};
 
 /// What kind of run.
@@ -74,6 +75,9 @@ pub struct Plan {
     /// How long the primary had been lost when the run was planned, by the leader's evidence; for people.
     #[serde(default)]
     pub lost_for: Option<crate::Millis>,
+    /// Services and hooks, for wherever the new primary will stand.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errands: Vec<Errand>,
 }
 
 /// Where a run is.
@@ -88,10 +92,14 @@ pub enum Phase {
     Fencing,
     /// The promotion is committed; its instance becomes the primary.
     Promoting,
+    /// Services and hooks that routes wait for, bounded by their deadlines.
+    Staging,
     /// Routes are led to the new primary.
     Routing,
     /// A write through each route.
     Proving,
+    /// The services and hooks that are left.
+    Finishing,
     /// The old primary gets a new lease number and opens again: the way out before a promotion is committed.
     Reopening,
     /// Finished: the new primary serves.
@@ -104,13 +112,15 @@ pub enum Phase {
 
 impl Phase {
     /// Every phase, in the order of a run.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::Preparing,
         Self::Pledging,
         Self::Fencing,
         Self::Promoting,
+        Self::Staging,
         Self::Routing,
         Self::Proving,
+        Self::Finishing,
         Self::Reopening,
         Self::Done,
         Self::Aborted,
@@ -126,8 +136,10 @@ impl Phase {
             | Self::Pledging
             | Self::Fencing
             | Self::Promoting
+            | Self::Staging
             | Self::Routing
             | Self::Proving
+            | Self::Finishing
             | Self::Reopening
             | Self::Stuck => false,
         }
@@ -141,8 +153,10 @@ impl std::fmt::Display for Phase {
             Self::Pledging => "pledging",
             Self::Fencing => "fencing",
             Self::Promoting => "promoting",
+            Self::Staging => "staging",
             Self::Routing => "routing",
             Self::Proving => "proving",
+            Self::Finishing => "finishing",
             Self::Reopening => "reopening",
             Self::Done => "done",
             Self::Aborted => "aborted",
@@ -175,11 +189,17 @@ pub enum Signal {
     Retry,
     /// The new primary serves; only routes and the proving write are tried again.
     RetryRoutes,
+    /// What the phase did for the primary and its routes is done, and services or hooks are left.
+    ErrandsLeft,
+    /// An operator had the run go on without a service or hook that failed.
+    ErrandSkipped,
+    /// Only the services and hooks that failed are tried again.
+    RetryErrands,
 }
 
 impl Signal {
     /// Every signal.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::StepsDone,
         Self::StepFailed,
         Self::PledgedByMajority,
@@ -190,6 +210,9 @@ impl Signal {
         Self::OperatorAbort,
         Self::Retry,
         Self::RetryRoutes,
+        Self::ErrandsLeft,
+        Self::ErrandSkipped,
+        Self::RetryErrands,
     ];
 }
 
@@ -206,6 +229,9 @@ impl std::fmt::Display for Signal {
             Self::OperatorAbort => "operator-abort",
             Self::Retry => "retry",
             Self::RetryRoutes => "retry-routes",
+            Self::ErrandsLeft => "errands-left",
+            Self::ErrandSkipped => "errand-skipped",
+            Self::RetryErrands => "retry-errands",
         })
     }
 }
@@ -224,12 +250,20 @@ pub enum StuckCause {
     ProofFailed,
     /// The old primary did not open again.
     ReopenFailed,
+    /// The new primary serves and is reached, but a service or hook failed whose policy is not to go on without it.
+    ErrandFailed,
 }
 
 impl StuckCause {
     /// Every cause.
-    pub const ALL: [Self; 5] =
-        [Self::NoCandidate, Self::PromotionFailed, Self::RouteFailed, Self::ProofFailed, Self::ReopenFailed];
+    pub const ALL: [Self; 6] = [
+        Self::NoCandidate,
+        Self::PromotionFailed,
+        Self::RouteFailed,
+        Self::ProofFailed,
+        Self::ReopenFailed,
+        Self::ErrandFailed,
+    ];
 
     /// The name of the runbook page and of the JSON value.
     #[must_use]
@@ -240,6 +274,7 @@ impl StuckCause {
             Self::RouteFailed => "route-failed",
             Self::ProofFailed => "proof-failed",
             Self::ReopenFailed => "reopen-failed",
+            Self::ErrandFailed => "errand-failed",
         }
     }
 }

@@ -7,7 +7,9 @@
 
 mod failover;
 mod ground;
+mod live;
 mod network;
 mod refusals;
 mod routes;
+mod services;
 mod support;

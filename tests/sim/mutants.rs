@@ -6,7 +6,7 @@ use mesh_tests::sim::{Options, run};
 
 /// The rule, and where to look: the seeds `from .. from + SEEDS`. Searched from seed 0, the first that shows it is the
 /// last of them or just before; a search from 0 would take minutes for the rare ones.
-const TABLE: [(&str, u64); 12] = [
+const TABLE: [(&str, u64); 14] = [
     ("promote-without-waiting", 10),
     ("minority-pledges", 38),
     ("no-fence-budget", 14),
@@ -19,6 +19,8 @@ const TABLE: [(&str, u64); 12] = [
     ("grant-forgotten-early", 14),
     ("no-self-fence", 0),
     ("receipt-before-fence", 12),
+    ("errands-unordered", 0),
+    ("errands-forgotten", 0),
 ];
 
 /// Within how many seeds.
@@ -27,7 +29,8 @@ const SEEDS: u64 = 5;
 fn caught(name: &str) {
     let (_, mutation) = Mutation::ALL.into_iter().find(|(known, _)| *known == name).unwrap();
     let (_, from) = TABLE.into_iter().find(|(known, _)| *known == name).unwrap();
-    let broken = Options { mutation: Some(mutation), trace: false };
+    let options = Options { errands: name.starts_with("errands-"), ..Options::default() };
+    let broken = Options { mutation: Some(mutation), ..options };
     let found = (from..from + SEEDS).find_map(|seed| run(seed, broken).err());
     let Some(failure) = found else {
         panic!(
@@ -36,7 +39,7 @@ fn caught(name: &str) {
             from + SEEDS
         )
     };
-    if let Err(why) = run(failure.seed, Options::default()) {
+    if let Err(why) = run(failure.seed, options) {
         panic!("{name} is in place, and yet: {why}");
     }
 }
@@ -106,4 +109,14 @@ fn a_guard_that_does_not_fence_itself_is_caught() {
 #[test]
 fn a_receipt_before_the_fence_is_caught() {
     caught("receipt-before-fence");
+}
+
+#[test]
+fn services_begun_without_their_order_are_caught() {
+    caught("errands-unordered");
+}
+
+#[test]
+fn a_hook_forgotten_by_a_restarted_agent_is_caught() {
+    caught("errands-forgotten");
 }

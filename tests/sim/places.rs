@@ -11,7 +11,11 @@ use mesh_tests::sim::steps::Place;
 
 /// Plays the scenario without a fault, and then with one at each place of each effect that it has.
 fn every_place(scenario: Scenario, leader: usize) {
-    let seed = 100 + leader as u64;
+    let seed = match scenario {
+        Scenario::Crash | Scenario::HostLost | Scenario::Switchover => 100 + leader as u64,
+        // Seeds in which the plain run ends with a change of primary, so that there is something to break.
+        Scenario::Services => 110 + leader as u64,
+    };
     let plain = play(seed, Shape::Three, scenario, leader, None, false).unwrap();
     as_it_must_end(scenario, &plain, "no fault");
     assert!(plain.kinds.is_superset(&effects(scenario)), "{scenario:?} did only {:?}", plain.kinds);
@@ -34,11 +38,14 @@ fn every_place(scenario: Scenario, leader: usize) {
 
 /// The effects that each scenario cannot do without.
 fn effects(scenario: Scenario) -> BTreeSet<EffectKind> {
-    use EffectKind::{Checkpoint, Confirm, Follow, Freeze, HandOver, Promote, Prove, Route};
+    use EffectKind::{Checkpoint, Confirm, Errand, Follow, Freeze, HandOver, Promote, Prove, Route};
     match scenario {
         Scenario::Crash | Scenario::HostLost => BTreeSet::from([Freeze, Promote, Route, Prove, Follow]),
         Scenario::Switchover => {
             BTreeSet::from([Checkpoint, HandOver, Confirm, Promote, Route, Prove, Follow])
+        }
+        Scenario::Services => {
+            BTreeSet::from([Checkpoint, HandOver, Confirm, Promote, Route, Prove, Errand, Follow])
         }
     }
 }
@@ -48,7 +55,7 @@ fn effects(scenario: Scenario) -> BTreeSet<EffectKind> {
 fn as_it_must_end(scenario: Scenario, ending: &Ending, what: &str) {
     let automatic = match scenario {
         Scenario::Crash | Scenario::HostLost => true,
-        Scenario::Switchover => false,
+        Scenario::Switchover | Scenario::Services => false,
     };
     match ending.phase {
         Some(Phase::Done) => {
@@ -109,4 +116,19 @@ fn a_switchover_led_from_the_standbys_site_is_finished_whatever_breaks() {
 #[test]
 fn a_switchover_led_from_the_witness_is_finished_whatever_breaks() {
     every_place(Scenario::Switchover, 2);
+}
+
+#[test]
+fn services_that_move_led_from_the_primarys_site_are_moved_whatever_breaks() {
+    every_place(Scenario::Services, 0);
+}
+
+#[test]
+fn services_that_move_led_from_the_standbys_site_are_moved_whatever_breaks() {
+    every_place(Scenario::Services, 1);
+}
+
+#[test]
+fn services_that_move_led_from_the_witness_are_moved_whatever_breaks() {
+    every_place(Scenario::Services, 2);
 }

@@ -51,6 +51,29 @@ fn every_promise_is_kept_in_seeds_5() {
     chunk(5);
 }
 
+/// The same with services and hooks that take their time, fail, hang and are interrupted.
+fn chunk_with_errands(nth: u64) {
+    let options = Options { errands: true, ..Options::default() };
+    let mut promotions = 0;
+    for seed in nth * CHUNK..(nth + 1) * CHUNK {
+        match run(seed, options) {
+            Ok(one) => promotions += one.promotions,
+            Err(failure) => panic!("{failure}"),
+        }
+    }
+    assert!(promotions >= CHUNK, "only {promotions} promotions in {CHUNK} seeds");
+}
+
+#[test]
+fn services_and_hooks_keep_every_promise_in_seeds_0() {
+    chunk_with_errands(0);
+}
+
+#[test]
+fn services_and_hooks_keep_every_promise_in_seeds_1() {
+    chunk_with_errands(1);
+}
+
 #[test]
 fn a_seed_is_the_same_run_for_ever() {
     let one = run(7, Options::default()).map(|sum| format!("{sum:?}")).map_err(|why| why.to_string());

@@ -17,7 +17,8 @@ pub mod systemd;
 pub use owned::{FileError, Mark};
 
 /// An error with its causes, in one line.
-fn words(error: &dyn std::error::Error) -> String {
+#[must_use]
+pub fn words(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

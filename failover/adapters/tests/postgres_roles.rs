@@ -95,6 +95,39 @@ async fn roles_are_made_once_and_work_with_passwords() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_query_says_whether_a_service_works_and_writes_nothing() {
+    let lab = Lab::new();
+    let a = guarded(&lab).await;
+    prepare(&a, Passwords::Keep, soon(5)).await.unwrap();
+    let row = EpochRow { epoch: 1, lease_no: 1, instance: "a".into() };
+    record_epoch(&a, &row, Durability::Local, soon(5)).await.unwrap();
+    let (target, ask) = (target(&a), "SELECT count(*) = 1 FROM mesh.epoch");
+    healthy(&target, ask, soon(5)).await.unwrap();
+    for (query, why) in [
+        ("SELECT count(*) = 2 FROM mesh.epoch", "false"),
+        ("SELECT NULL::boolean", "NULL"),
+        ("SELECT true WHERE false", "no row"),
+        ("VALUES (true), (true)", "several rows"),
+    ] {
+        let said = healthy(&target, query, soon(5)).await.unwrap_err();
+        assert!(matches!(&said, HealthQueryError::NotTrue(found) if *found == why), "{query}: {said:?}");
+    }
+    // Neither a write, nor a second statement, nor a transaction that may write.
+    for query in [
+        "INSERT INTO mesh.route_proof (route, epoch, at) VALUES ('x', 1, now()) RETURNING true",
+        "SELECT true; SELECT true",
+        "SELECT 1",
+        "SELECT set_config('transaction_read_only', 'off', false) = 'off'",
+        "SELECT pg_sleep(10) IS NULL",
+    ] {
+        let began = Instant::now();
+        let said = healthy(&target, query, began + Duration::from_millis(500)).await;
+        assert!(matches!(said, Err(HealthQueryError::Sql(_))), "{query}: {said:?}");
+        assert!(began.elapsed() < Duration::from_secs(3), "{query}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_check_list_names_what_is_wrong() {
     let lab = Lab::new();
     let a = lab.instance_with("a", |settings| {

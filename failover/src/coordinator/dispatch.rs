@@ -5,6 +5,7 @@ use mesh_proto::effect::{Effect, Order, Outcome, Refusal, StepRef, Target};
 use mesh_proto::run::Run;
 use mesh_proto::{Epoch, GroupName, Millis, RunId};
 
+use super::errands;
 use super::steps::budget;
 use super::{Context, Driver, Executor, InFlight, Todo};
 use crate::state::{Group, MeshState};
@@ -27,6 +28,7 @@ impl Driver {
     ) {
         let Some(group) = state.groups.get(name) else { return };
         self.drop_overdue(context);
+        self.drop_late_errands(context, group);
         if let Some(run) = group.active_run() {
             self.send_steps(context, group, run, todo);
             // In whatever phase: a takeover that is left through a new lease may need the proof as well.
@@ -56,7 +58,7 @@ impl Driver {
         for (number, step) in &run.steps {
             // A step of an earlier phase that never ended is left alone: its phase went on without it, and its epoch
             // or generation makes it harmless.
-            if step.outcome.is_some() || step.phase != run.phase {
+            if step.outcome.is_some() || !errands::due_in(&step.effect, step.phase, run.phase) {
                 continue;
             }
             let at = StepRef { run: run.id, step: *number, attempt: step.attempts };
@@ -146,6 +148,10 @@ fn executor(group: &Group, effect: &Effect) -> Option<Executor> {
         Target::Route(name) => {
             let spec = group.spec.routes.iter().find(|route| route.name == *name)?;
             Some(Executor::Agent(spec.agent.clone()))
+        }
+        Target::Errand(_) => {
+            let Effect::Errand { agent, .. } = effect else { return None };
+            Some(Executor::Agent(agent.clone()))
         }
     }
 }

@@ -284,7 +284,9 @@ fn candidate(instance: &mesh_proto::InstanceName, finding: &Finding) -> Option<C
         | Finding::Follows { .. }
         | Finding::Routed { .. }
         | Finding::Named { .. }
-        | Finding::Proved { .. } => None,
+        | Finding::Proved { .. }
+        | Finding::Ran { .. }
+        | Finding::Skipped { .. } => None,
     }
 }
 

@@ -3,7 +3,7 @@
 use mesh_proto::command::{Command, ResumeProof, Verdict};
 use mesh_proto::evidence::ProcessState;
 use mesh_proto::lease::LeaseKey;
-use mesh_proto::run::{Actor, RunKind, Signal};
+use mesh_proto::run::{Actor, RunKind, Signal, StuckCause};
 use mesh_proto::{Millis, RunId};
 
 use super::decide::Step;
@@ -232,8 +232,12 @@ impl Driver {
                 Request::Resume => self.resume_step(context, group),
                 Request::Abort(run, why) => signal_for(group, *run, Signal::OperatorAbort, why),
                 Request::Retry(run, why) => {
-                    let serves = group.free_for_a_run();
-                    signal_for(group, *run, if serves { Signal::RetryRoutes } else { Signal::Retry }, why)
+                    let kind = match group.active_run().and_then(|run| run.stuck.as_ref()) {
+                        Some((StuckCause::ErrandFailed, _)) => Signal::RetryErrands,
+                        _ if group.free_for_a_run() => Signal::RetryRoutes,
+                        _ => Signal::Retry,
+                    };
+                    signal_for(group, *run, kind, why)
                 }
                 Request::Rejoin(instance) => {
                     if let Some(backoff) = self.backoff.get_mut(&format!("instance {instance}")) {

@@ -11,6 +11,7 @@
 
 mod decide;
 mod dispatch;
+mod errands;
 mod fencing;
 mod idle;
 mod phases;
@@ -72,7 +73,7 @@ pub enum Executor {
         /// Where its guard listens.
         address: std::net::SocketAddr,
     },
-    /// The agent that holds a route's credentials.
+    /// The agent that holds a route's credentials, or does an errand.
     Agent(AgentName),
 }
 
@@ -143,6 +144,8 @@ struct Driver {
     not_before: BTreeMap<StepRef, Moment>,
     /// Repairs not to be tried again before this moment, with how often they failed.
     backoff: BTreeMap<String, Backoff>,
+    /// Services and hooks under way.
+    errands: BTreeMap<StepRef, errands::Begun>,
     /// When this leader saw the hold-down first.
     hold_down: Option<(RunId, Moment)>,
     /// When this leader applied the pause.
@@ -269,6 +272,7 @@ impl Coordinator {
     pub fn executed(&mut self, now: Moment, group: &GroupName, step: StepRef, outcome: Outcome) {
         let Some(driver) = self.drivers.get_mut(group) else { return };
         let Some(flight) = driver.in_flight.remove(&step) else { return };
+        driver.heard_of_errand(step, &outcome);
         driver.took(now, step, flight, outcome, &self.mutants);
     }
 

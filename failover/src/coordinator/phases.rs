@@ -7,6 +7,7 @@ use mesh_proto::run::{Actor, Phase, Run, RunKind, Signal, StuckCause};
 use mesh_proto::{GroupName, InstanceName};
 
 use super::decide::Step;
+use super::errands::{Prepared, leave};
 use super::steps::Standing;
 use super::{Context, Driver, ROUTES_DEADLINE, STUCK_RETRY, TAKEOVERS_MAX};
 use crate::lease::CLOCK_BOUNDS;
@@ -45,6 +46,7 @@ impl Driver {
             self.lease_seen = term.map(|t| (t, context.now));
         }
         self.drop_known_results(group);
+        self.observe_errands(context, group);
         self.collect(context, state, group);
     }
 
@@ -99,6 +101,8 @@ impl Driver {
             Phase::Pledging => self.pledging(context, state, group, run),
             Phase::Fencing => self.fencing(context, state, group, run),
             Phase::Promoting => self.promoting(context, group, run),
+            Phase::Staging => self.staging(context, group, run),
+            Phase::Finishing => self.finishing(context, group, run),
             Phase::Routing => {
                 let effects = routes(group, |route, instance| Effect::Route { route, instance });
                 self.route_phase(context, group, run, &effects, StuckCause::RouteFailed)
@@ -121,11 +125,18 @@ impl Driver {
             return Step::Go(vec![signal(group, run, Signal::StepFailed, &why)]);
         }
         let wanted = [Effect::Checkpoint { instance: run.plan.from.clone() }];
+        let failed = |why: &str| Step::Go(vec![signal(group, run, Signal::StepFailed, why)]);
+        let hooks = match self.prepare_errands(context, group, run) {
+            Prepared::Begin(step) => return step,
+            Prepared::Failed(why) => return failed(&why),
+            Prepared::Wait => Step::Rest,
+            Prepared::Done => Step::Go(vec![signal(group, run, Signal::StepsDone, "prepared")]),
+        };
         match self.standing(run, &wanted) {
             Standing::Begin(steps) => Step::Go(vec![self.begin(group, run.id, steps)]),
             Standing::Running => Step::Rest,
-            Standing::Done => Step::Go(vec![signal(group, run, Signal::StepsDone, "prepared")]),
-            Standing::Failed(why) => Step::Go(vec![signal(group, run, Signal::StepFailed, &why)]),
+            Standing::Done => hooks,
+            Standing::Failed(why) => failed(&why),
         }
     }
 
@@ -206,9 +217,7 @@ impl Driver {
                 self.promotion_failed(group, run, &why)
             }
             Standing::Running => Step::Rest,
-            Standing::Done => {
-                Step::Go(vec![signal(group, run, Signal::StepsDone, "the new primary accepts writes")])
-            }
+            Standing::Done => leave(group, run, "the new primary accepts writes"),
             Standing::Failed(why) => self.promotion_failed(group, run, &why),
         }
     }
@@ -228,6 +237,9 @@ impl Driver {
         wanted: &[Effect],
         cause: StuckCause,
     ) -> Step {
+        if let Some(step) = self.errands_beside(context, group, run) {
+            return step;
+        }
         let failed = |why: &str| {
             Step::Go(vec![Command::Signalled {
                 group: group.spec.group.clone(),
@@ -251,9 +263,10 @@ impl Driver {
             Standing::Running => Step::Rest,
             Standing::Done => {
                 let routing = run.phase == Phase::Routing;
-                let what =
-                    if routing { "every route leads there" } else { "a write came through each route" };
-                Step::Go(vec![signal(group, run, Signal::StepsDone, what)])
+                if routing {
+                    return Step::Go(vec![signal(group, run, Signal::StepsDone, "every route leads there")]);
+                }
+                leave(group, run, "a write came through each route")
             }
             Standing::Failed(why) => failed(&why),
         }
@@ -356,6 +369,8 @@ impl Driver {
             StuckCause::RouteFailed | StuckCause::ProofFailed => {
                 Step::Go(vec![signal(group, run, Signal::RetryRoutes, "looking again")])
             }
+            // What a program of the operator's did half is not repeated without the operator.
+            StuckCause::ErrandFailed => Step::Rest,
             StuckCause::NoCandidate | StuckCause::PromotionFailed | StuckCause::ReopenFailed => {
                 if self.primary_may_reopen(context, group) {
                     let signal_kind = if run.promotion.is_some() {

@@ -66,8 +66,8 @@ impl Driver {
                 epoch: group.epoch,
             }]);
         }
-        // A run that is not over leads the routes itself.
-        let routes = group.spec.routes.iter().filter(|_| group.active_run().is_none());
+        // A run that is not done with them leads the routes itself.
+        let routes = group.spec.routes.iter().filter(|_| group.routes_are_free());
         for route in routes {
             let led = group.routes.get(&route.name);
             let right = led.is_some_and(|led| led.instance == primary.instance && led.epoch == group.epoch)
@@ -167,6 +167,7 @@ fn target_key(effect: &Effect) -> String {
     match effect.target() {
         Target::Instance(name) => instance_key(name),
         Target::Route(name) => format!("route {name}"),
+        Target::Errand(name) => format!("errand {name}"),
     }
 }
 

@@ -5,6 +5,7 @@ use mesh_proto::effect::{Effect, Finding, Outcome, Refusal, StepRef};
 use mesh_proto::run::{Run, Step};
 use mesh_proto::{Millis, RunId};
 
+use super::errands;
 use super::{ATTEMPTS_MAX, Driver, InFlight, RESEND};
 use crate::Moment;
 use crate::mutants::{Mutant, Mutants};
@@ -184,5 +185,6 @@ pub(super) fn budget(effect: &Effect, group: &Group) -> Millis {
         // A rebuild copies the whole database; the guard bounds it by progress.
         Effect::Follow { .. } => Millis(3_600_000),
         Effect::Route { .. } | Effect::Prove { .. } => Millis(2_000),
+        Effect::Errand { .. } => errands::deadline(group, effect).unwrap_or_default(),
     }
 }

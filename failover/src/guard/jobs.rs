@@ -237,7 +237,9 @@ impl Guard {
                 | Finding::Follows { .. }
                 | Finding::Routed { .. }
                 | Finding::Named { .. }
-                | Finding::Proved { .. },
+                | Finding::Proved { .. }
+                | Finding::Ran { .. }
+                | Finding::Skipped { .. },
             )
             | Outcome::Unknown { .. } => self.state.version,
             Outcome::Refused { .. } => 0,

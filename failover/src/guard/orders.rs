@@ -56,7 +56,8 @@ const fn ends_the_primary(effect: &Effect) -> bool {
         | Effect::Promote { .. }
         | Effect::Follow { .. }
         | Effect::Route { .. }
-        | Effect::Prove { .. } => false,
+        | Effect::Prove { .. }
+        | Effect::Errand { .. } => false,
     }
 }
 
@@ -78,7 +79,7 @@ impl Guard {
         let here = order.group == self.state.group
             && match order.effect.target() {
                 Target::Instance(instance) => *instance == self.state.instance,
-                Target::Route(_) => false,
+                Target::Route(_) | Target::Errand(_) => false,
             };
         if !here {
             let detail = format!("this is the guard of {}/{}", self.state.group, self.state.instance);
@@ -179,7 +180,7 @@ impl Guard {
             | Effect::Freeze { .. }
             | Effect::Confirm { .. }
             | Effect::Follow { .. } => Next::Wait,
-            Effect::Fence { .. } | Effect::Route { .. } | Effect::Prove { .. } => {
+            Effect::Fence { .. } | Effect::Route { .. } | Effect::Prove { .. } | Effect::Errand { .. } => {
                 refuse(Refusal::NotConfigured, "not for a guard")
             }
         }
@@ -206,7 +207,8 @@ impl Guard {
             | Effect::Confirm { .. }
             | Effect::Follow { .. }
             | Effect::Route { .. }
-            | Effect::Prove { .. } => Outcome::Refused {
+            | Effect::Prove { .. }
+            | Effect::Errand { .. } => Outcome::Refused {
                 code: Refusal::Failed,
                 detail: format!("not begun in time: the guard was busy {busy}"),
             },
@@ -424,7 +426,10 @@ impl Guard {
             Effect::Confirm { at, .. } => self.position_past(*at),
             Effect::Follow { address, .. } => self.verify_follows(order, &address.to_string()),
             // A checkpoint leaves no trace; writing another is harmless.
-            Effect::Checkpoint { .. } | Effect::Route { .. } | Effect::Prove { .. } => None,
+            Effect::Checkpoint { .. }
+            | Effect::Route { .. }
+            | Effect::Prove { .. }
+            | Effect::Errand { .. } => None,
         };
         match found {
             Some(outcome) => Next::Answer(outcome),

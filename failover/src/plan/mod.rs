@@ -8,6 +8,7 @@ use mesh_proto::run::{Actor, Plan, RunKind};
 use mesh_proto::{InstanceName, SiteName};
 
 use crate::Moment;
+use crate::errands;
 use crate::state::Group;
 use crate::verdict::observations::Observations;
 pub use candidates::{Candidate, Standing, assess, best};
@@ -49,7 +50,9 @@ pub fn make(now: Moment, group: &Group, heard: &Observations, wish: &Wish) -> Op
             None => rejected.push((standing.instance, "not where the new primary is wanted".to_owned())),
         }
     }
+    let errands = errands::planned(&group.spec, wish.kind, &primary.instance, &candidates);
     Some(Plan {
+        errands,
         kind: wish.kind,
         group: group.spec.group.clone(),
         parent,

@@ -38,8 +38,8 @@ pub const fn next(phase: Phase, signal: Signal) -> Next {
         // A primary that cannot even write a checkpoint is not well enough for a planned hand-over.
         (Preparing, StepFailed) => Enter(Aborted),
         (Preparing, NoCandidate | PrimaryReturned | OperatorAbort) => Enter(Aborted),
-        (Preparing, Retry | RetryRoutes) => Stay,
-        (Preparing, PledgedByMajority | PromotionCommitted | CandidateReturned) => Impossible,
+        (Preparing, Retry | RetryRoutes | RetryErrands | ErrandSkipped) => Stay,
+        (Preparing, PledgedByMajority | PromotionCommitted | CandidateReturned | ErrandsLeft) => Impossible,
 
         (Pledging, PledgedByMajority) => Enter(Fencing),
         // A pledge may be durable somewhere: the primary can only go on under a new lease number.
@@ -47,8 +47,8 @@ pub const fn next(phase: Phase, signal: Signal) -> Next {
         // The epoch has changed already: its instance gets a new lease number and goes on.
         (Pledging, CandidateReturned) => Enter(Promoting),
         (Pledging, NoCandidate) => Enter(Stuck),
-        (Pledging, StepsDone | Retry | RetryRoutes) => Stay,
-        (Pledging, StepFailed | PromotionCommitted) => Impossible,
+        (Pledging, StepsDone | Retry | RetryRoutes | RetryErrands | ErrandSkipped) => Stay,
+        (Pledging, StepFailed | PromotionCommitted | ErrandsLeft) => Impossible,
 
         (Fencing, PromotionCommitted) => Enter(Promoting),
         (Fencing, NoCandidate) => Enter(Stuck),
@@ -56,65 +56,97 @@ pub const fn next(phase: Phase, signal: Signal) -> Next {
         (Fencing, PrimaryReturned | OperatorAbort) => Enter(Reopening),
         (Fencing, CandidateReturned) => Enter(Promoting),
         // A fence that fails proves nothing; the lease's end will.
-        (Fencing, StepsDone | StepFailed | PledgedByMajority | Retry | RetryRoutes) => Stay,
+        (Fencing, StepsDone | StepFailed | PledgedByMajority) => Stay,
+        (Fencing, Retry | RetryRoutes | RetryErrands | ErrandSkipped) => Stay,
+        (Fencing, ErrandsLeft) => Impossible,
 
         (Promoting, StepsDone) => Enter(Routing),
+        (Promoting, ErrandsLeft) => Enter(Staging),
         // The candidate failed. A second candidate is a second epoch with a full proof against the first.
         (Promoting, StepFailed) => Enter(Pledging),
         (Promoting, NoCandidate) => Enter(Stuck),
         // The epoch has changed: there is nothing to return to, only forward.
         (Promoting, PrimaryReturned | OperatorAbort) => Stay,
-        (Promoting, PledgedByMajority | CandidateReturned | Retry | RetryRoutes) => Stay,
+        (Promoting, PledgedByMajority | CandidateReturned) => Stay,
+        (Promoting, Retry | RetryRoutes | RetryErrands | ErrandSkipped) => Stay,
         (Promoting, PromotionCommitted) => Impossible,
+
+        // Whatever came of the errands: a route is not left on a fenced primary because of them.
+        (Staging, StepsDone) => Enter(Routing),
+        (Staging, PledgedByMajority | NoCandidate | PrimaryReturned | CandidateReturned) => Stay,
+        (Staging, OperatorAbort | Retry | RetryRoutes | RetryErrands | ErrandSkipped) => Stay,
+        (Staging, StepFailed | PromotionCommitted | ErrandsLeft) => Impossible,
 
         (Routing, StepsDone) => Enter(Proving),
         (Routing, StepFailed) => Enter(Stuck),
         (Routing, PledgedByMajority | NoCandidate | PrimaryReturned | CandidateReturned) => Stay,
-        (Routing, OperatorAbort | Retry | RetryRoutes) => Stay,
-        (Routing, PromotionCommitted) => Impossible,
+        (Routing, OperatorAbort | Retry | RetryRoutes | RetryErrands | ErrandSkipped) => Stay,
+        (Routing, PromotionCommitted | ErrandsLeft) => Impossible,
 
         (Proving, StepsDone) => Enter(Done),
+        (Proving, ErrandsLeft) => Enter(Finishing),
         (Proving, StepFailed) => Enter(Stuck),
         (Proving, PledgedByMajority | NoCandidate | PrimaryReturned | CandidateReturned) => Stay,
-        (Proving, OperatorAbort | Retry | RetryRoutes) => Stay,
+        (Proving, OperatorAbort | Retry | RetryRoutes | RetryErrands | ErrandSkipped) => Stay,
         (Proving, PromotionCommitted) => Impossible,
+
+        (Finishing, StepsDone) => Enter(Done),
+        (Finishing, StepFailed) => Enter(Stuck),
+        (Finishing, PledgedByMajority | NoCandidate | PrimaryReturned | CandidateReturned) => Stay,
+        (Finishing, OperatorAbort | Retry | RetryRoutes | RetryErrands | ErrandSkipped) => Stay,
+        (Finishing, PromotionCommitted | ErrandsLeft) => Impossible,
 
         (Reopening, StepsDone) => Enter(Aborted),
         // The old primary does not come back: look for a candidate again, against its new lease number.
         (Reopening, StepFailed) => Enter(Pledging),
         (Reopening, NoCandidate) => Enter(Stuck),
         (Reopening, PledgedByMajority | PrimaryReturned | OperatorAbort | Retry | RetryRoutes) => Stay,
-        (Reopening, PromotionCommitted | CandidateReturned) => Impossible,
+        (Reopening, RetryErrands | ErrandSkipped) => Stay,
+        (Reopening, PromotionCommitted | CandidateReturned | ErrandsLeft) => Impossible,
 
         (Stuck, Retry) => Enter(Pledging),
         (Stuck, RetryRoutes) => Enter(Routing),
+        (Stuck, RetryErrands | ErrandSkipped) => Enter(Finishing),
         (Stuck, PrimaryReturned | OperatorAbort) => Enter(Reopening),
         (Stuck, CandidateReturned) => Enter(Promoting),
         (Stuck, StepsDone | StepFailed | PledgedByMajority | NoCandidate) => Stay,
-        (Stuck, PromotionCommitted) => Impossible,
+        (Stuck, PromotionCommitted | ErrandsLeft) => Impossible,
 
         (Done | Aborted, StepsDone | StepFailed | PledgedByMajority | PromotionCommitted) => Impossible,
-        (Done | Aborted, NoCandidate | PrimaryReturned | CandidateReturned) => Impossible,
-        (Done | Aborted, OperatorAbort | Retry | RetryRoutes) => Impossible,
+        (Done | Aborted, NoCandidate | PrimaryReturned | CandidateReturned | ErrandsLeft) => Impossible,
+        (Done | Aborted, OperatorAbort | Retry | RetryRoutes | RetryErrands | ErrandSkipped) => Impossible,
     }
 }
 
+/// What decides, beside a run's phase, which signals it may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// A promotion is committed: nothing may lead back to the old primary.
+    pub promoted: bool,
+    /// The new primary serves: only routes and errands are left to do.
+    pub serves: bool,
+    /// It is stuck with services or hooks alone to do: its routes are led and proved.
+    pub errands_only: bool,
+}
+
 /// Why a signal that the table knows must not be taken by this run all the same.
-///
-/// Two facts beside the phase decide it: whether a promotion is committed (then nothing may lead back to the old
-/// primary), and whether the new primary serves (then only routes are left to do).
 #[must_use]
-pub const fn forbidden(signal: Signal, promoted: bool, serves: bool) -> Option<&'static str> {
+pub const fn forbidden(signal: Signal, facts: Facts) -> Option<&'static str> {
     match signal {
-        Signal::PrimaryReturned | Signal::OperatorAbort if promoted => Some(
+        Signal::PrimaryReturned | Signal::OperatorAbort if facts.promoted => Some(
             "the promotion is committed: the old primary lost its epoch, and the run can only go forward",
         ),
-        Signal::CandidateReturned if !promoted => {
+        Signal::CandidateReturned if !facts.promoted => {
             Some("no promotion is committed, so there is no candidate to return to")
         }
-        Signal::Retry if serves => Some("the new primary serves; only its routes can be tried again"),
-        Signal::RetryRoutes if !serves => {
+        Signal::Retry if facts.serves => {
+            Some("the new primary serves; only its routes and services can be tried again")
+        }
+        Signal::RetryRoutes if !facts.serves => {
             Some("no new primary serves yet, so there is nothing to lead routes to")
+        }
+        Signal::RetryErrands | Signal::ErrandSkipped if !facts.errands_only => {
+            Some("the run is not stuck with a service or hook")
         }
         Signal::StepsDone
         | Signal::StepFailed
@@ -125,7 +157,10 @@ pub const fn forbidden(signal: Signal, promoted: bool, serves: bool) -> Option<&
         | Signal::CandidateReturned
         | Signal::OperatorAbort
         | Signal::Retry
-        | Signal::RetryRoutes => None,
+        | Signal::RetryRoutes
+        | Signal::ErrandsLeft
+        | Signal::ErrandSkipped
+        | Signal::RetryErrands => None,
     }
 }
 

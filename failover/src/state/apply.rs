@@ -86,6 +86,9 @@ impl MeshState {
             Command::StepEnded { group, run, step, attempt, outcome } => {
                 self.group_mut(group)?.end_step(stamp, *run, *step, *attempt, outcome)
             }
+            Command::ErrandSkipped { group, run, errand, reason } => {
+                self.group_mut(group)?.skip_errand(stamp, *run, errand, reason)
+            }
             Command::Signalled { group, run, signal, detail, cause } => {
                 self.group_mut(group)?.signal(stamp, *run, *signal, detail, *cause)
             }
@@ -183,6 +186,7 @@ fn about(command: &Command, index: u64) -> (Option<GroupName>, Option<RunId>) {
         Command::RunOpened { plan } => (Some(plan.group.clone()), Some(RunId(index))),
         Command::StepsStarted { group, run, .. }
         | Command::StepEnded { group, run, .. }
+        | Command::ErrandSkipped { group, run, .. }
         | Command::Signalled { group, run, .. }
         | Command::RunOverridden { group, run, .. }
         | Command::PromotionCommitted { group, run, .. } => (Some(group.clone()), Some(*run)),

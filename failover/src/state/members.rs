@@ -68,6 +68,8 @@ impl MeshState {
         for group in self.groups.values() {
             let names_it = group.spec.instances.iter().any(|i| i.agent == *agent)
                 || group.spec.routes.iter().any(|r| r.agent == *agent)
+                || group.spec.services.iter().any(|s| s.agent == *agent)
+                || group.spec.hooks.iter().any(|h| h.agents.contains(agent))
                 || group.spec.observers.contains(agent);
             if names_it {
                 return Err(Refused::Forbidden(format!(

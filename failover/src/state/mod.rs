@@ -222,6 +222,12 @@ impl Group {
     pub fn free_for_a_run(&self) -> bool {
         self.active_run().is_none_or(runs::serves)
     }
+
+    /// Whether no run leads the routes: there is none, or its routes are led and proved and only services or hooks are left.
+    #[must_use]
+    pub fn routes_are_free(&self) -> bool {
+        self.active_run().is_none_or(runs::errands_only)
+    }
 }
 
 impl MeshState {

@@ -5,11 +5,14 @@ use mesh_proto::effect::{Effect, Finding, Outcome, Refusal, Target};
 use mesh_proto::evidence::Position;
 use mesh_proto::lease::{Electorate, LeaseKey, LeaseTerm, Proof};
 use mesh_proto::run::{Actor, Phase, Plan, Promotion, Run, RunKind, Signal, Step, StuckCause};
-use mesh_proto::{DataIncarnation, Epoch, Generation, GuardIncarnation, InstanceName, RunId, SiteName};
+use mesh_proto::{
+    DataIncarnation, Epoch, ErrandName, Generation, GuardIncarnation, InstanceName, RunId, SiteName,
+};
 
 use super::apply::{Stamp, compare, conflict, unknown};
 use super::{Group, HISTORY, Led, Primary, Repair, Takeover};
-use crate::run::{Next, first, forbidden, next};
+use crate::errands;
+use crate::run::{Facts, Next, first, forbidden, next};
 
 /// What a promotion entry names.
 pub(super) struct Wanted<'a> {
@@ -24,29 +27,33 @@ pub(super) struct Wanted<'a> {
 
 /// Routes are tried again from the beginning: what was done before need not be so any more (a proxy restarted, say).
 fn routes_again(run: &mut Run) {
-    let of_routes = |step: &&mut Step| match step.phase {
-        Phase::Routing | Phase::Proving => true,
-        Phase::Preparing
-        | Phase::Pledging
-        | Phase::Fencing
-        | Phase::Promoting
-        | Phase::Reopening
-        | Phase::Done
-        | Phase::Aborted
-        | Phase::Stuck => false,
-    };
+    let of_routes = |step: &&mut Step| matches!(step.effect, Effect::Route { .. } | Effect::Prove { .. });
     for step in run.steps.values_mut().filter(of_routes) {
         step.outcome = Some(Outcome::Refused { code: Refusal::NotSo, detail: "to be done again".to_owned() });
     }
 }
 
-/// Whether the run's new primary serves, so that only routes are left to do.
+/// The services and hooks that a run is stuck with are tried again; one whose failure was only worth a warning is not.
+fn errands_again(run: &mut Run) {
+    let plan = &run.plan;
+    for step in run.steps.values_mut() {
+        let waits = errands::of_step(plan, &step.effect)
+            .is_some_and(|errand| errand.on_failure != mesh_proto::spec::OnFailure::Warn);
+        if waits && errands::standing(Some(step)) == errands::Standing::Failed {
+            step.outcome =
+                Some(Outcome::Refused { code: Refusal::NotSo, detail: "to be done again".to_owned() });
+        }
+    }
+}
+
+/// Whether the run's new primary serves, so that only routes and errands are left to do.
 pub(super) fn serves(run: &Run) -> bool {
     match run.phase {
-        Phase::Routing | Phase::Proving | Phase::Done => true,
-        Phase::Stuck => {
-            matches!(run.stuck, Some((StuckCause::RouteFailed | StuckCause::ProofFailed, _)))
-        }
+        Phase::Staging | Phase::Routing | Phase::Proving | Phase::Finishing | Phase::Done => true,
+        Phase::Stuck => matches!(
+            run.stuck,
+            Some((StuckCause::RouteFailed | StuckCause::ProofFailed | StuckCause::ErrandFailed, _))
+        ),
         Phase::Preparing
         | Phase::Pledging
         | Phase::Fencing
@@ -62,8 +69,30 @@ pub fn wants_a_primary(run: &Run) -> bool {
     run.phase == Phase::Stuck
         && run.stuck.as_ref().is_some_and(|(cause, _)| match cause {
             StuckCause::NoCandidate | StuckCause::PromotionFailed | StuckCause::ReopenFailed => true,
-            StuckCause::RouteFailed | StuckCause::ProofFailed => false,
+            StuckCause::RouteFailed | StuckCause::ProofFailed | StuckCause::ErrandFailed => false,
         })
+}
+
+/// Whether routes are led and proved, so that only services and hooks are left to do.
+pub(super) fn errands_only(run: &Run) -> bool {
+    match (run.phase, &run.stuck) {
+        (Phase::Stuck, Some((cause, _))) => *cause == StuckCause::ErrandFailed,
+        (Phase::Finishing, _) => true,
+        (
+            Phase::Stuck
+            | Phase::Preparing
+            | Phase::Pledging
+            | Phase::Fencing
+            | Phase::Promoting
+            | Phase::Staging
+            | Phase::Routing
+            | Phase::Proving
+            | Phase::Reopening
+            | Phase::Done
+            | Phase::Aborted,
+            _,
+        ) => false,
+    }
 }
 
 impl Group {
@@ -135,8 +164,10 @@ impl Group {
             Phase::Preparing
             | Phase::Fencing
             | Phase::Promoting
+            | Phase::Staging
             | Phase::Routing
             | Phase::Proving
+            | Phase::Finishing
             | Phase::Reopening
             | Phase::Aborted => run.stuck = None,
             Phase::Stuck => {}
@@ -235,7 +266,12 @@ impl Group {
         cause: Option<StuckCause>,
     ) -> Result<(), Refused> {
         let run = self.run_mut(id)?;
-        if let Some(why) = forbidden(signal, run.promotion.is_some(), serves(run)) {
+        let facts = Facts {
+            promoted: run.promotion.is_some(),
+            serves: serves(run),
+            errands_only: run.phase == Phase::Stuck && errands_only(run),
+        };
+        if let Some(why) = forbidden(signal, facts) {
             return Err(Refused::Forbidden(why.to_owned()));
         }
         match next(run.phase, signal) {
@@ -252,6 +288,9 @@ impl Group {
                 let run = self.run_mut(id)?;
                 if signal == Signal::RetryRoutes {
                     routes_again(run);
+                }
+                if signal == Signal::RetryErrands {
+                    errands_again(run);
                 }
                 if to == Phase::Stuck {
                     let Some(cause) = cause else {
@@ -284,6 +323,38 @@ impl Group {
         }
         run.plan.accept_lag = true;
         run.plan.site = site.cloned();
+        Ok(())
+    }
+
+    /// An operator has the run go on without a service or hook that failed.
+    pub(super) fn skip_errand(
+        &mut self,
+        stamp: Stamp,
+        id: RunId,
+        name: &ErrandName,
+        reason: &str,
+    ) -> Result<(), Refused> {
+        let run = self.run_mut(id)?;
+        let own = |effect: &Effect| effect.target() == Target::Errand(name);
+        if !run.plan.errands.iter().any(|errand| errand.name == *name) {
+            return Err(unknown("service or hook of this run", name.as_str()));
+        }
+        let failed = |step: &&mut Step| {
+            own(&step.effect) && errands::standing(Some(step)) == errands::Standing::Failed
+        };
+        let mut skipped = 0;
+        for step in run.steps.values_mut().filter(failed) {
+            step.outcome = Some(Outcome::Done(Finding::Skipped { reason: reason.to_owned() }));
+            step.ended = Some(stamp.at);
+            skipped += 1;
+        }
+        if skipped == 0 {
+            let why = format!("{name} has not failed in run {id}: there is nothing to skip");
+            return Err(Refused::Forbidden(why));
+        }
+        if run.phase == Phase::Stuck && errands_only(run) {
+            return self.signal(stamp, id, Signal::ErrandSkipped, reason, None);
+        }
         Ok(())
     }
 
@@ -359,6 +430,9 @@ impl Group {
                 if !self.spec.routes.iter().any(|route| route.name == *name) {
                     return Err(unknown("route", name.as_str()));
                 }
+            }
+            Target::Errand(name) => {
+                return Err(Refused::Forbidden(format!("{name} is started, stopped or run by runs alone")));
             }
         }
         // A repair is named by its entry's index, so an entry has room for one.

@@ -41,6 +41,7 @@ impl MeshState {
                 let what = self.run_now(group, *run).and_then(step_of);
                 ended(&what.unwrap_or_else(|| format!("step {step}")), outcome)
             }
+            Command::ErrandSkipped { errand, reason, .. } => format!("skipped: {errand}: {reason}"),
             Command::Signalled { group, run, signal, detail, .. } => {
                 let now = self.run_now(group, *run);
                 let now = now.map(|run| format!("; now {}", run.phase)).unwrap_or_default();
@@ -79,14 +80,16 @@ impl MeshState {
 const fn label(signal: Signal) -> &'static str {
     match signal {
         Signal::OperatorAbort => "told to stop: ",
-        Signal::Retry | Signal::RetryRoutes => "tried again: ",
+        Signal::Retry | Signal::RetryRoutes | Signal::RetryErrands => "tried again: ",
         Signal::StepFailed => "failed: ",
         Signal::StepsDone
         | Signal::PledgedByMajority
         | Signal::PromotionCommitted
         | Signal::NoCandidate
         | Signal::PrimaryReturned
-        | Signal::CandidateReturned => "",
+        | Signal::CandidateReturned
+        | Signal::ErrandsLeft
+        | Signal::ErrandSkipped => "",
     }
 }
 

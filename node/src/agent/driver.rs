@@ -10,7 +10,7 @@ use mesh_consensus::{Acting, Consensus, ProposeError, Role};
 use mesh_failover::coordinator::{Coordinator, Executor, ProposalResult, Request, Todo};
 use mesh_proto::codec::{self, Kind};
 use mesh_proto::command::{Applied, Command, Entry};
-use mesh_proto::effect::{Order, Outcome, Refusal};
+use mesh_proto::effect::{Order, Outcome, Refusal, Target};
 use mesh_proto::evidence::{GuardStatus, Report};
 use mesh_proto::lease::PledgeRequest;
 use mesh_proto::run::Actor;
@@ -18,6 +18,7 @@ use mesh_proto::{AgentName, GroupName, NodeId};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use super::errands::ErrandKeeper;
 use super::machine::MeshMachine;
 use super::peers::Peers;
 use super::receipts::Receipts;
@@ -52,6 +53,8 @@ pub struct Driver {
     pub peers: Arc<Peers>,
     /// Executes effects on routes whose credentials this agent holds.
     pub routes: Arc<RouteKeeper>,
+    /// Starts and stops services, and runs hooks, that this agent's file allows.
+    pub errands: Arc<ErrandKeeper>,
     receipts: Receipts,
     coordinator: Mutex<Coordinator>,
     wake: Notify,
@@ -77,6 +80,7 @@ impl Driver {
         clock: Arc<Clock>,
         peers: Arc<Peers>,
         routes: Arc<RouteKeeper>,
+        errands: Arc<ErrandKeeper>,
     ) -> Self {
         let coordinator = Mutex::new(Coordinator::new(me.clone()));
         Self {
@@ -85,6 +89,7 @@ impl Driver {
             clock,
             peers,
             routes,
+            errands,
             receipts: Receipts::default(),
             coordinator,
             wake: Notify::new(),
@@ -299,12 +304,20 @@ impl Driver {
                 Ok(client) => self.receipts.checked(outcome_of(client.execute(&order, deadline).await)),
                 Err(error) => not_delivered(&crate::cli::with_causes(&error)),
             },
-            Executor::Agent(agent) if agent == self.me => self.routes.execute(&order).await,
+            Executor::Agent(agent) if agent == self.me => self.execute_here(&order).await,
             Executor::Agent(agent) => self.by_agent(&agent, &order, deadline).await,
         };
         tracing::info!(step = %order.step, effect = %order.effect, ?outcome, "answered");
         self.coordinator().executed(self.clock.now(), &order.group, order.step, outcome);
         self.wake.notify_one();
+    }
+
+    /// Executes an order for this agent.
+    pub async fn execute_here(&self, order: &Order) -> Outcome {
+        match order.effect.target() {
+            Target::Errand(_) => self.errands.execute(order).await,
+            Target::Route(_) | Target::Instance(_) => self.routes.execute(order).await,
+        }
     }
 
     async fn by_agent(&self, agent: &AgentName, order: &Order, deadline: Duration) -> Outcome {

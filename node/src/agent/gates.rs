@@ -102,24 +102,34 @@ impl Gates {
         Ok(Passage::Open)
     }
 
+    /// The highest epoch that a route's gate has seen.
+    #[must_use]
+    pub fn seen(&self, group: &GroupName, route: &RouteName) -> Option<Epoch> {
+        self.gates.get(&format!("{group}/{route}")).map(|gate| gate.epoch)
+    }
+
     fn save(&self, gates: &BTreeMap<String, Gate>) -> Result<(), GateError> {
         let bytes = codec::encode(Kind::RouteGates, gates)
             .map_err(|source| GateError::Damaged { path: self.path.clone(), source })?;
-        let failed = |doing| move |source| GateError::Io { doing, path: self.path.clone(), source };
-        let fresh = self.path.with_extension("new");
-        let mut options = std::fs::OpenOptions::new();
-        let mut file = options
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&fresh)
-            .map_err(failed("create"))?;
-        file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(failed("write"))?;
-        std::fs::rename(&fresh, &self.path).map_err(failed("replace"))?;
-        let dir = self.path.parent().unwrap_or(Path::new("/"));
-        std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("sync"))
+        replace(&self.path, &bytes).map_err(|(doing, source)| GateError::Io {
+            doing,
+            path: self.path.clone(),
+            source,
+        })
     }
+}
+
+/// Replaces a file whole, on disk before this returns; what could not be done is named.
+pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), (&'static str, std::io::Error)> {
+    let failed = |doing| move |source| (doing, source);
+    let fresh = path.with_extension("new");
+    let mut options = std::fs::OpenOptions::new();
+    let mut file =
+        options.write(true).create(true).truncate(true).mode(0o600).open(&fresh).map_err(failed("create"))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed("write"))?;
+    std::fs::rename(&fresh, path).map_err(failed("replace"))?;
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("sync"))
 }
 
 #[cfg(test)]
@@ -131,7 +141,9 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (group, route) = ("orders".parse().unwrap(), "pg".parse().unwrap());
         let mut gates = Gates::open(dir.path()).unwrap();
+        assert_eq!(gates.seen(&group, &route), None);
         assert_eq!(gates.pass(&group, &route, Epoch(2), 7).unwrap(), Passage::Open);
+        assert_eq!(gates.seen(&group, &route), Some(Epoch(2)));
         drop(gates);
         let mut gates = Gates::open(dir.path()).unwrap();
         assert_eq!(gates.pass(&group, &route, Epoch(1), 9).unwrap(), Passage::Stale { seen: Epoch(2) });

@@ -4,11 +4,12 @@
 //! upgraded or crash without a database noticing.
 //!
 //! Reading order: `machine` (the replicated state), [`driver`] (the coordinator and what it wants done), [`sightings`]
-//! and [`reporter`] (what this agent sees), [`routes`] and [`gates`] (what it changes), [`service`] and [`ask`] (what it
+//! and [`reporter`] (what this agent sees), [`routes`], [`gates`] and [`errands`] (what it changes), [`service`] and [`ask`] (what it
 //! is asked).
 
 pub mod ask;
 pub mod driver;
+pub mod errands;
 pub mod gates;
 pub mod machine;
 pub mod peers;

@@ -1,4 +1,4 @@
-//! The Agent service: reports in, orders for routes in, questions in. Who may do what is checked for every call.
+//! The Agent service: reports in, orders for routes, services and hooks in, questions in. Who may do what is checked for every call.
 
 use std::sync::Arc;
 
@@ -53,7 +53,7 @@ impl Agent for AgentService {
         let who = caller(&request)?;
         rpc::member(&who, |name| self.is_member(name))?;
         let order: Order = envelope::open(&self.mesh, request.get_ref())?;
-        let outcome = self.asked.driver.routes.execute(&order).await;
+        let outcome = self.asked.driver.execute_here(&order).await;
         self.answer(&outcome)
     }
 

@@ -16,6 +16,7 @@ use tonic::service::Routes;
 
 use super::ask::Asked;
 use super::driver::Driver;
+use super::errands::{Allowed, ErrandKeeper, Journal, JournalError};
 use super::gates::{GateError, Gates};
 use super::machine::MeshMachine;
 use super::peers::Peers;
@@ -73,6 +74,9 @@ pub enum AgentError {
     /// Its route gates.
     #[error(transparent)]
     Gates(#[from] GateError),
+    /// Its record of services and hooks.
+    #[error(transparent)]
+    Errands(#[from] JournalError),
     /// A listener.
     #[error("cannot listen on {address}; another process has it, or the address is not this host's")]
     Listen {
@@ -180,6 +184,10 @@ pub async fn run(path: &Path) -> Result<(), AgentError> {
         .map(|probe| ProbeLogin { user: probe.user.clone(), passfile: probe.password_file.clone() });
     let gates = Gates::open(&config.agent.data_dir)?;
     let specs = Arc::new(AppliedSpecs(consensus.clone()));
+    let journal = Journal::open(&config.agent.data_dir)?;
+    let me = config.agent.name.clone();
+    let errands =
+        ErrandKeeper::new(me, Allowed::of(&config), login.clone(), journal, Arc::clone(&specs) as _);
     let keeper = Arc::new(RouteKeeper::new(Holdings::of(&config), login.clone(), gates, specs));
     let peers = Arc::new(Peers::new(config.mesh.id.clone(), dialer));
     let clock = Arc::new(Clock::for_voter());
@@ -189,6 +197,7 @@ pub async fn run(path: &Path) -> Result<(), AgentError> {
         clock,
         Arc::clone(&peers),
         keeper,
+        Arc::new(errands),
     ));
     let sightings = Arc::new(Sightings::new(config.agent.name.clone(), login));
     let asked = Arc::new(Asked { driver: Arc::clone(&driver), config: Arc::clone(&config) });

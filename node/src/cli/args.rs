@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use mesh_proto::{AgentName, GroupName, InstanceName, MeshId, Millis, NodeId, RunId, SiteName};
+use mesh_proto::{AgentName, ErrandName, GroupName, InstanceName, MeshId, Millis, NodeId, RunId, SiteName};
 
 use super::exit;
 
@@ -94,6 +94,8 @@ pub enum Operation {
     Abort(RunReason),
     /// Try a stuck run again
     Retry(RunReason),
+    /// Let a run go on without a service or hook that failed
+    Skip(SkipArgs),
     /// Let an instance follow the primary now
     Rejoin(InstanceArgs),
     /// Freeze a group for maintenance: nothing is failed over, until it ends
@@ -241,6 +243,18 @@ pub struct RunReason {
     pub reason: String,
 }
 
+/// `mesh skip`
+#[derive(Debug, Clone, Args)]
+pub struct SkipArgs {
+    /// Which run, such as r42
+    pub run: RunId,
+    /// The service or hook, as the group's file names it
+    pub name: ErrandName,
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+}
+
 /// `mesh pause`
 #[derive(Debug, Clone, Args)]
 pub struct PauseArgs {
@@ -322,6 +336,12 @@ pub enum AuditCommand {
         /// An export to check instead: each record, and that the mesh has the same ones. Works without an agent too
         #[arg(long, short, value_name = "FILE")]
         file: Option<PathBuf>,
+    },
+    /// Compare every place that holds an epoch with the log, now: guards, databases, route gates, DNS markers, routes
+    Live {
+        /// Only this group's
+        #[arg(long, short)]
+        group: Option<GroupName>,
     },
     /// Write every record as a line of JSON
     Export {

@@ -27,6 +27,10 @@ pub async fn run(operator: &Operator, command: AuditCommand) -> Result<Exit, Fai
             let answer = operator.ask(Ask::AuditVerify).await?;
             operator.answer(&answer)
         }
+        AuditCommand::Live { group } => {
+            let answer = operator.ask(Ask::Live { group }).await?;
+            operator.answer(&answer)
+        }
         AuditCommand::Export { out } => export(operator, out.as_deref()).await,
         AuditCommand::Show { from, limit, group, run } => {
             let wanted = |record: &AuditRecord| {

@@ -274,6 +274,8 @@ pub const fn changes(ask: &Ask) -> bool {
         | Ask::Audit { .. }
         | Ask::AuditVerify
         | Ask::AuditHash { .. }
+        | Ask::Live { .. }
+        | Ask::LiveHere(_)
         | Ask::Nodes => false,
         Ask::Apply { dry_run, .. } => !*dry_run,
         Ask::Failover(ask) => !ask.dry_run,
@@ -281,6 +283,7 @@ pub const fn changes(ask: &Ask) -> bool {
         | Ask::Adopt { .. }
         | Ask::Abort { .. }
         | Ask::Retry { .. }
+        | Ask::Skip { .. }
         | Ask::Rejoin { .. }
         | Ask::Pause { .. }
         | Ask::Resume { .. }

@@ -30,8 +30,10 @@ pub const fn exit(phase: Phase) -> Option<Exit> {
         | Phase::Pledging
         | Phase::Fencing
         | Phase::Promoting
+        | Phase::Staging
         | Phase::Routing
         | Phase::Proving
+        | Phase::Finishing
         | Phase::Reopening => None,
     }
 }

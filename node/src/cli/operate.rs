@@ -63,6 +63,10 @@ impl Operator {
             Operation::Retry(args) => {
                 self.change_run(Ask::Retry { run: args.run, reason: reason(args.reason)? }).await
             }
+            Operation::Skip(args) => {
+                let (run, errand) = (args.run, args.name);
+                self.change_run(Ask::Skip { run, errand, reason: reason(args.reason)? }).await
+            }
             Operation::Rejoin(args) => {
                 let (group, instance) = self.locate(args).await?;
                 self.show(Ask::Rejoin { group, instance }).await
@@ -144,6 +148,11 @@ impl Operator {
             Answer::AuditHash { head, hash } => {
                 output.value(&serde_json::json!({ "head": head, "hash": hash }))?;
             }
+            Answer::Live(view) => {
+                output.show(view, |view, look| render::live(view, look))?;
+                return Ok(render::live_exit(view));
+            }
+            Answer::LiveHere(places) => output.value(places)?,
             Answer::Nodes(nodes) => output.show(nodes, |nodes, look| render::nodes(nodes, look))?,
             Answer::Refused(refusal) => return Err(refusal.clone().into()),
         }

@@ -30,6 +30,7 @@ impl From<usize> for At {
 macro_rules! at {
     ($($step:expr),+) => { vec![$(At::from($step)),+] };
 }
+pub(super) use at;
 
 /// Something wrong with the value at a path.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,7 +40,7 @@ pub(super) struct Finding {
     pub(super) next: String,
 }
 
-fn finding(at: Vec<At>, what: impl Into<String>, next: impl Into<String>) -> Finding {
+pub(super) fn finding(at: Vec<At>, what: impl Into<String>, next: impl Into<String>) -> Finding {
     Finding { at, what: what.into(), next: next.into() }
 }
 
@@ -61,6 +62,7 @@ pub(super) fn values(config: &NodeConfig) -> Vec<Finding> {
     instances(config, &mut found);
     zones(config, &mut found);
     pgbouncers(config, &mut found);
+    super::errands::values(config, &mut found);
     found
 }
 
@@ -352,6 +354,7 @@ pub(super) fn files(config: &NodeConfig, reader: Reader<'_>) -> Vec<Finding> {
                     secret(file, 0o077, at!["pgbouncer", index, "password_file"], &mut found);
                 }
             }
+            super::errands::files(config, &mut found);
         }
         Reader::Guard(name) => {
             public(&config.tls.ca, at!["tls", "ca"], &mut found);

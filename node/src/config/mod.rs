@@ -5,6 +5,7 @@
 //! those stay in files that it names.
 
 mod check;
+mod errands;
 mod locate;
 
 use std::net::SocketAddr;
@@ -14,6 +15,7 @@ use mesh_proto::spec::DnsName;
 use mesh_proto::{AgentName, GroupName, InstanceName, MeshId, NodeId, SiteName};
 use serde::Deserialize;
 
+pub use errands::{HookSection, ServiceSection};
 pub use locate::Problem;
 
 /// Where the file is looked for when the command line does not say.
@@ -44,6 +46,12 @@ pub struct NodeConfig {
     /// PgBouncer databases this agent leads.
     #[serde(default, rename = "pgbouncer")]
     pub pgbouncers: Vec<PgbouncerSection>,
+    /// Services that this agent may start and stop.
+    #[serde(default, rename = "service")]
+    pub services: Vec<ServiceSection>,
+    /// Programs that this agent may run for a group.
+    #[serde(default, rename = "hook")]
+    pub hooks: Vec<HookSection>,
 }
 
 /// The mesh and its founding voters; the same in every agent's file.

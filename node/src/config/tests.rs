@@ -104,10 +104,60 @@ fn the_examples_of_the_package_are_valid() {
     let named = spec.instances.iter().find(|instance| instance.name == own.name).unwrap();
     assert_eq!((&named.agent, named.guard), (&config.agent.name, own.guard_listen));
     assert_eq!((named.address.port(), &spec.group), (own.port, &own.group));
+    // What stands there as a comment is right as well, and the two files use the same names.
+    let config = NodeConfig::parse(
+        Path::new("mesh.toml"),
+        &with_comments(include_str!("../../../deploy/config/mesh.toml")),
+    );
+    let config = config.unwrap_or_else(|e| panic!("{e}"));
+    let text = with_comments(include_str!("../../../deploy/config/orders.toml"));
+    let mut full: mesh_proto::spec::GroupSpec = toml::from_str(&text).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!((config.services.len(), config.hooks.len()), (2, 1));
+    assert!(full.hooks.iter().any(|hook| hook.name == config.hooks[0].name));
+    // The example shows the half of one site; the other one's stands in that site's part.
+    full.services[1].after.retain(|name| name.as_str() != "scheduler-east");
+    assert_eq!(mesh_failover::policy::check(&full, &members), []);
     let mesh_proto::spec::RouteTarget::Haproxy(haproxy) = &spec.routes[0].target else {
         panic!("the first route of the example is no HAProxy backend")
     };
     assert_eq!(haproxy.backend, config.haproxies[0].backend);
+}
+
+/// The text with its commented tables of services and hooks uncommented.
+fn with_comments(text: &str) -> String {
+    let mut inside = false;
+    let lines = text.lines().map(|line| {
+        inside = match line {
+            "# [[service]]" | "# [[hook]]" => true,
+            line if line.starts_with("# ") => inside,
+            _ => false,
+        };
+        if inside { line.strip_prefix("# ").unwrap_or(line) } else { line }
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn services_and_hooks_are_checked_like_the_rest() {
+    let with = |more: &str| format!("{GOOD}{more}\n");
+    let unit = "[[service]]\nname = \"api\"\nunit = \"api.service\"";
+    let commands = "[[service]]\nname = \"worker\"\nstart = [\"/bin/true\", \"-x\"]\nstop = [\"/bin/true\"]";
+    let hook = "[[hook]]\nname = \"page\"\nprogram = \"/bin/true\"";
+    let config = NodeConfig::parse(Path::new("x"), &with(&[unit, commands, hook].join("\n"))).unwrap();
+    assert_eq!((config.services.len(), config.hooks.len()), (2, 1));
+    for (text, what_has) in [
+        (unit.replace("api.service", "--now"), "is no name of a systemd unit"),
+        (format!("{unit}\nstart = [\"/bin/true\"]"), "not both"),
+        ("[[service]]\nname = \"api\"".to_owned(), "neither a unit nor commands"),
+        (commands.replace("\"/bin/true\", ", "\"true\", "), "not an absolute path"),
+        (commands.replace("[\"/bin/true\"]", "[]"), "no program"),
+        (hook.replace("/bin/true", "true"), "not an absolute path"),
+        (format!("{unit}\n{}", hook.replace("page", "api")), "stands twice"),
+        (format!("{hook}\nshell = true"), "unknown field `shell`"),
+    ] {
+        let found = problems(&with(&text));
+        assert!(found.iter().any(|p| p.what.contains(what_has)), "{text}: {found:#?}");
+    }
 }
 
 #[test]
@@ -180,6 +230,17 @@ fn secrets_that_everybody_may_read_are_refused() {
     std::fs::write(&tsig, "c2VjcmV0LXNlY3JldA==\n").unwrap();
     NodeConfig::load(&file, Reader::Agent).unwrap();
     NodeConfig::load(&file, Reader::CommandLine).unwrap();
+    // A program that others may change would make them the agent.
+    let hook = put("hook", 0o775);
+    std::fs::write(&file, format!("{text}[[hook]]\nname = \"page\"\nprogram = \"{hook}\"\n")).unwrap();
+    let error = NodeConfig::load(&file, Reader::Agent).unwrap_err().to_string();
+    assert!(error.contains("may be changed by others"), "{error}");
+    put("hook", 0o644);
+    let error = NodeConfig::load(&file, Reader::Agent).unwrap_err().to_string();
+    assert!(error.contains("cannot be executed"), "{error}");
+    put("hook", 0o755);
+    NodeConfig::load(&file, Reader::Agent).unwrap();
+    std::fs::write(&file, &text).unwrap();
     let instance = InstanceName::new("pg-east").unwrap();
     let error = NodeConfig::load(&file, Reader::Guard(&instance)).unwrap_err().to_string();
     assert!(error.contains("cannot read /etc/mesh/guard-pg-east.crt"), "{error}");

@@ -2,6 +2,7 @@
 //! error never silently becomes a default. Relations between values are checked in the pure core (`policy`).
 
 mod dns;
+pub(crate) mod errand;
 mod route;
 
 use serde::{Deserialize, Serialize};
@@ -9,9 +10,10 @@ use serde::{Deserialize, Serialize};
 use crate::{AgentName, GroupName, InstanceName, Millis, SiteName};
 
 pub use dns::{DnsName, DnsNameError, DnsTarget, Drift, MARKER_LABEL, RecordKind, RecordSpec};
+pub use errand::{CheckSpec, Errand, HookSpec, Moves, OnFailure, Point, ServiceSpec, When, Work};
 pub use route::{HaproxyTarget, PgbouncerTarget, RouteError, RouteKind, RouteSpec, RouteTarget};
 
-/// One group: the instances that replicate from one primary, and the routes that lead to it.
+/// One group: the instances that replicate from one primary, the routes that lead to it, and what else moves with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GroupSpec {
@@ -50,6 +52,12 @@ pub struct GroupSpec {
     /// What clients follow.
     #[serde(default, rename = "route")]
     pub routes: Vec<RouteSpec>,
+    /// Services that move with the primary.
+    #[serde(default, rename = "service", skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<ServiceSpec>,
+    /// Programs that runs execute.
+    #[serde(default, rename = "hook", skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<HookSpec>,
 }
 
 const fn default_max_lag_bytes() -> u64 {

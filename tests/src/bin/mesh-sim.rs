@@ -10,8 +10,8 @@ use mesh_tests::sim::setup::Shape;
 use mesh_tests::sim::steps::Place;
 use mesh_tests::sim::{Options, run};
 
-const USAGE: &str = "mesh-sim --seed N [--trace] [--mutant NAME] | --seeds A..B [--mutant NAME] \
-    [--keep-going] | --seed N --scenario crash|host-lost|switchover [--leader N] [--fault EFFECT/PLACE] [--trace]";
+const USAGE: &str = "mesh-sim --seed N [--errands] [--trace] [--mutant NAME] | --seeds A..B [--errands] [--mutant NAME] \
+    [--keep-going] | --seed N --scenario crash|host-lost|switchover|services [--leader N] [--fault EFFECT/PLACE] [--trace]";
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
@@ -23,6 +23,10 @@ fn main() -> ExitCode {
             "--seeds" => words.next().and_then(|text| range(&text)).map(|found| seeds = Some(found)),
             "--trace" => {
                 options.trace = true;
+                Some(())
+            }
+            "--errands" => {
+                options.errands = true;
                 Some(())
             }
             "--scenario" => words.next().and_then(|name| {

@@ -151,6 +151,19 @@ impl Cluster {
     /// When a command is refused, or the group is not healthy within 30 s; with status and logs.
     pub async fn form(&mut self) -> Result<()> {
         self.prepare().await?;
+        self.form_prepared().await
+    }
+
+    /// Lines for the group spec, before its instances; counts until the group is applied.
+    pub fn specify(&mut self, lines: &str) {
+        self.wanted.spec.push_str(lines);
+    }
+
+    /// As [`Self::form`], on configuration that was written before.
+    ///
+    /// # Errors
+    /// As [`Self::form`].
+    pub async fn form_prepared(&mut self) -> Result<()> {
         self.start_all()?;
         let formed = self.form_group().await;
         self.explained(formed).await

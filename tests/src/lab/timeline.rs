@@ -33,6 +33,8 @@ pub fn stretches(run: &Run, fault: u64) -> Vec<Stretch> {
             Phase::Promoting => "promote",
             Phase::Routing => "route",
             Phase::Proving => "verify",
+            Phase::Staging => "stage",
+            Phase::Finishing => "finish",
             Phase::Reopening => "reopen",
             Phase::Done | Phase::Aborted | Phase::Stuck => "after",
         };

@@ -10,7 +10,7 @@ use mesh_failover::state::MeshState;
 use mesh_proto::command::Entry;
 use mesh_proto::effect::{Order, Outcome, Refusal};
 use mesh_proto::evidence::{Report, Seen, Sighting};
-use mesh_proto::{Epoch, InstanceName, Millis, Wall};
+use mesh_proto::{Epoch, ErrandName, InstanceName, Millis, Wall};
 
 use super::clock::{Time, ms, us};
 use super::mutant::Mutation;
@@ -46,6 +46,8 @@ pub(super) struct Agent {
     starved: Option<Moment>,
     /// Since when the proxy does not lead to the primary that it knew.
     pub astray: Option<((InstanceName, Epoch), Moment)>,
+    /// What its disk says of services and hooks.
+    pub errands: BTreeMap<ErrandName, super::errands::Line>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -76,6 +78,7 @@ impl Agent {
             ticked: None,
             starved: None,
             astray: None,
+            errands: BTreeMap::new(),
         }
     }
 }
@@ -105,6 +108,9 @@ impl World {
         agent.ticked = None;
         agent.starved = None;
         agent.astray = None;
+        if self.mutation == Some(Mutation::ErrandsForgotten) {
+            agent.errands.clear();
+        }
         let life = agent.life;
         self.say(|| format!("{} starts", self_name(host)));
         // A restarted agent may know less of the commits than it had applied.

@@ -123,6 +123,7 @@ impl World {
         for command in &entry.commands {
             match command {
                 Command::StepsStarted { run, steps, .. } => {
+                    self.check_errands(*run, steps);
                     for step in steps {
                         let at = StepRef { run: *run, step: step.step, attempt: step.attempt };
                         self.checks.intents.insert((at, step.effect.to_string()));
@@ -138,7 +139,7 @@ impl World {
                 Command::PromotionCommitted { instance, ends, position, proof, .. } => {
                     self.check_promotion(before, instance, *ends, *position, proof);
                 }
-                Command::Signalled { .. } => self.check_signal(before),
+                Command::Signalled { .. } | Command::ErrandSkipped { .. } => self.check_signal(before),
                 Command::RunOpened { .. }
                 | Command::StepEnded { .. }
                 | Command::MeshFormed { .. }

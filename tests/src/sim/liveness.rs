@@ -2,6 +2,9 @@
 
 use mesh_failover::coordinator::Request;
 use mesh_failover::state::{verify, wants_a_primary};
+use mesh_proto::Wall;
+use mesh_proto::command::{Command, Entry};
+use mesh_proto::run::{Actor, Phase, StuckCause};
 
 use super::clock::{Time, ms};
 use super::world::World;
@@ -47,13 +50,33 @@ impl World {
 
     /// Stuck with takeovers spent: only a person may go on.
     fn waits_for_a_person(&self) -> bool {
-        self.group().active_run().is_some_and(wants_a_primary)
+        self.group().active_run().is_some_and(|run| {
+            let errand = matches!(run.stuck, Some((StuckCause::ErrandFailed, _)));
+            wants_a_primary(run) || (run.phase == Phase::Stuck && errand)
+        })
     }
 
     fn person(&mut self) {
         let Some(leader) = self.raft.leader else { return };
         let group = self.group_name().clone();
         let Some(run) = self.group().active_run().map(|run| run.id) else { return };
+        // What fails again and again is gone on without, and what failed once may be tried again.
+        if self.rng.chance(500)
+            && let Some((run, errand)) = super::errands::failed(&self.truth, &group)
+        {
+            self.say(|| format!("ann skips {errand} of {run}"));
+            let command =
+                Command::ErrandSkipped { group: group.clone(), run, errand, reason: "by hand".to_owned() };
+            let entry = Entry {
+                by: self.setup.hosts[leader].0.clone(),
+                actor: Actor::Operator("ann".to_owned()),
+                at: Wall(self.now / 1_000),
+                commands: vec![command],
+            };
+            let term = self.raft.term;
+            self.propose(leader, term, group, 0, entry);
+            return;
+        }
         self.say(|| format!("ann follows the runbook and retries {run}"));
         self.agents[leader].coordinator.request(&group, Request::Retry(run, "runbook".to_owned()));
     }

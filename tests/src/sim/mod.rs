@@ -8,6 +8,7 @@
 mod agent;
 mod checks;
 pub mod clock;
+mod errands;
 mod faults;
 mod guard;
 mod liveness;
@@ -41,6 +42,8 @@ pub struct Options {
     pub mutation: Option<Mutation>,
     /// Print every event.
     pub trace: bool,
+    /// The group has services and hooks.
+    pub errands: bool,
 }
 
 /// What happened in a run in which every promise was kept.
@@ -69,14 +72,20 @@ pub struct Failure {
     pub why: String,
     /// When, in simulated milliseconds.
     pub at_ms: u64,
+    /// With services and hooks.
+    pub errands: bool,
 }
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "seed {} after {} ms: {}\n  replay: cargo run -p mesh-tests --bin mesh-sim -- --seed {} --trace",
-            self.seed, self.at_ms, self.why, self.seed
+            "seed {} after {} ms: {}\n  replay: cargo run -p mesh-tests --bin mesh-sim -- --seed {}{} --trace",
+            self.seed,
+            self.at_ms,
+            self.why,
+            self.seed,
+            if self.errands { " --errands" } else { "" }
         )
     }
 }
@@ -90,7 +99,11 @@ pub fn run(seed: u64, options: Options) -> Result<Summary, Failure> {
     let shape = rng.pick(&[Shape::Three, Shape::ThreeAndStandby, Shape::Five]).unwrap_or(Shape::Three);
     let profile = if rng.chance(500) { Profile::Lan } else { Profile::Fast };
     let hold_down = rng.pick(&[0, 1, 3, 8]).unwrap_or(0);
-    let mut world = World::new(Setup::new(shape, profile, hold_down), seed, options.mutation, options.trace);
+    let mut setup = Setup::new(shape, profile, hold_down);
+    if options.errands {
+        setup = setup.with_errands(&mut rng);
+    }
+    let mut world = World::new(setup, seed, options.mutation, options.trace);
     world.run_until(ms(3_000));
     world.faulty = true;
     let calm = rng.range(200, 4_000);
@@ -123,7 +136,10 @@ impl World {
     /// How it went.
     pub(crate) fn outcome(&self, seed: u64) -> Result<Summary, Failure> {
         match &self.failure {
-            Some(why) => Err(Failure { seed, why: why.clone(), at_ms: self.now / 1_000 }),
+            Some(why) => {
+                let errands = !self.setup.spec.services.is_empty();
+                Err(Failure { seed, why: why.clone(), at_ms: self.now / 1_000, errands })
+            }
             None => Ok(Summary {
                 promotions: self.checks.failovers,
                 switchovers: self.checks.switchovers,

@@ -18,11 +18,13 @@ pub enum Mutation {
     NoSelfFence,
     /// The guard gives its receipt before the server is dead.
     ReceiptBeforeFence,
+    /// A restarted agent knows nothing of the hooks that it began.
+    ErrandsForgotten,
 }
 
 impl Mutation {
     /// Every one, with its name on the command line.
-    pub const ALL: [(&'static str, Self); 12] = [
+    pub const ALL: [(&'static str, Self); 14] = [
         ("promote-without-waiting", Self::Rule(Mutant::PromoteWithoutWaiting)),
         ("minority-pledges", Self::Rule(Mutant::MinorityPledges)),
         ("no-fence-budget", Self::Rule(Mutant::NoFenceBudget)),
@@ -35,6 +37,8 @@ impl Mutation {
         ("grant-forgotten-early", Self::GrantForgottenEarly),
         ("no-self-fence", Self::NoSelfFence),
         ("receipt-before-fence", Self::ReceiptBeforeFence),
+        ("errands-unordered", Self::Rule(Mutant::ErrandsUnordered)),
+        ("errands-forgotten", Self::ErrandsForgotten),
     ];
 
     /// The rule of the core, if it is one.
@@ -46,7 +50,8 @@ impl Mutation {
             | Self::RestartForgetsGrants
             | Self::GrantForgottenEarly
             | Self::NoSelfFence
-            | Self::ReceiptBeforeFence => None,
+            | Self::ReceiptBeforeFence
+            | Self::ErrandsForgotten => None,
         }
     }
 }

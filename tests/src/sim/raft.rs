@@ -214,6 +214,7 @@ pub(super) fn words(command: &Command) -> String {
         Command::Signalled { run, signal, detail, cause, .. } => {
             format!("{run} {signal} {cause:?}: {detail}")
         }
+        Command::ErrandSkipped { run, errand, .. } => format!("{run} skips {errand}"),
         Command::RunOpened { plan } => {
             format!("{} from {}: candidates {:?}, {}", plan.kind, plan.from, plan.candidates, plan.reason)
         }

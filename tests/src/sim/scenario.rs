@@ -7,6 +7,7 @@ use mesh_proto::run::{Phase, RunKind, StuckCause};
 use mesh_proto::spec::Profile;
 
 use super::clock::ms;
+use super::rng::Rng;
 use super::setup::{Setup, Shape};
 use super::steps::{Injection, Place};
 use super::world::World;
@@ -20,11 +21,13 @@ pub enum Scenario {
     HostLost,
     /// An operator asks for a planned switchover.
     Switchover,
+    /// The same with services and hooks that move along.
+    Services,
 }
 
 impl Scenario {
     /// Every scenario.
-    pub const ALL: [Self; 3] = [Self::Crash, Self::HostLost, Self::Switchover];
+    pub const ALL: [Self; 4] = [Self::Crash, Self::HostLost, Self::Switchover, Self::Services];
 
     /// Its name on the command line.
     #[must_use]
@@ -33,6 +36,7 @@ impl Scenario {
             Self::Crash => "crash",
             Self::HostLost => "host-lost",
             Self::Switchover => "switchover",
+            Self::Services => "services",
         }
     }
 }
@@ -70,13 +74,17 @@ pub fn play(
     fault: Option<(EffectKind, Place)>,
     trace: bool,
 ) -> Result<Ending, String> {
-    let mut world = World::new(Setup::new(shape, Profile::Lan, 600), seed, None, trace);
+    let mut setup = Setup::new(shape, Profile::Lan, 600);
+    if scenario == Scenario::Services {
+        setup = setup.with_errands(&mut Rng::new(seed));
+    }
+    let mut world = World::new(setup, seed, None, trace);
     world.raft.prefer = Some(leader);
     world.run_until(ms(2_500));
     if let Some((kind, place)) = fault {
         // With a host lost, the leader's is the second of three: away for longer than a lease, nobody could renew.
         let away = match scenario {
-            Scenario::Crash | Scenario::Switchover => 4_000,
+            Scenario::Crash | Scenario::Switchover | Scenario::Services => 4_000,
             Scenario::HostLost => 1_000,
         };
         world.injection = Injection::new(kind, place, away);
@@ -86,7 +94,7 @@ pub fn play(
     match scenario {
         Scenario::Crash => world.kill_postmaster(0),
         Scenario::HostLost => world.crash_host(0, ms(20_000)),
-        Scenario::Switchover => world.ask(RunKind::Switchover, None, false),
+        Scenario::Switchover | Scenario::Services => world.ask(RunKind::Switchover, None, false),
     }
     let mut ended = None;
     for _ in 0..240 {

@@ -124,6 +124,8 @@ impl Setup {
                     listen: address(99, 5000),
                 }),
             }],
+            services: Vec::new(),
+            hooks: Vec::new(),
         };
         let timing = policy::timing(&spec);
         Self { shape, hosts, instances, route_host, spec, timing }

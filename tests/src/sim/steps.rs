@@ -84,6 +84,7 @@ impl World {
             | Command::VerdictChanged { .. }
             | Command::RunOpened { .. }
             | Command::StepEnded { .. }
+            | Command::ErrandSkipped { .. }
             | Command::Signalled { .. }
             | Command::PromotionCommitted { .. }
             | Command::RepairEnded { .. }
@@ -125,6 +126,7 @@ impl World {
             | Command::LeaseGranted { .. }
             | Command::VerdictChanged { .. }
             | Command::RunOpened { .. }
+            | Command::ErrandSkipped { .. }
             | Command::Signalled { .. }
             | Command::PromotionCommitted { .. }
             | Command::Paused { .. }

@@ -85,6 +85,15 @@ pub(super) enum Event {
         from_life: u64,
         order: Box<Order>,
     },
+    /// A program of a service or hook is over.
+    ErrandDone {
+        host: usize,
+        life: u64,
+        from: usize,
+        from_life: u64,
+        order: Box<Order>,
+        fails: bool,
+    },
     GuardWake {
         instance: usize,
         life: u64,
@@ -160,6 +169,7 @@ pub struct World {
     pub(super) guards: Vec<GuardHost>,
     pub(super) servers: Vec<Postgres>,
     pub(super) proxy: Proxy,
+    pub(super) programs: super::errands::Programs,
     pub(super) raft: Raft,
     /// The state that everything committed so far gives.
     pub(super) truth: MeshState,
@@ -201,6 +211,7 @@ impl World {
             guards: Vec::new(),
             servers: Vec::new(),
             proxy: Proxy { leads_to: Some(0), epoch: Epoch(0) },
+            programs: super::errands::Programs::default(),
             raft: Raft::default(),
             truth: MeshState::default(),
             oracle: Oracle::default(),
@@ -361,6 +372,9 @@ impl World {
             Event::RouteDone { host, life, from, from_life, order } => {
                 self.route_done(host, life, (from, from_life), *order);
             }
+            Event::ErrandDone { host, life, from, from_life, order, fails } => {
+                self.errand_done(host, life, (from, from_life), *order, fails);
+            }
             Event::GuardWake { instance, life, token } => self.guard_wake(instance, life, token),
             Event::GuardFacts { instance, life, again } => self.guard_facts(instance, life, again),
             Event::GuardDisk { instance, life, write } => self.guard_disk(instance, life, *write),
@@ -387,6 +401,7 @@ impl World {
             | Event::Apply { host }
             | Event::RenewAgain { host, .. }
             | Event::VoterDisk { host, .. }
+            | Event::ErrandDone { host, .. }
             | Event::RouteDone { host, .. } => Some(*host),
             Event::GuardWake { instance, .. }
             | Event::GuardFacts { instance, .. }

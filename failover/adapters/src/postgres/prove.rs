@@ -1,4 +1,4 @@
-//! A write through a route, as the observers' role: the only thing that shows that clients who follow the route write to
+//! A write and a read through a route, as the observers' role: the only thing that shows that clients who follow the route write to
 //! the primary of this epoch.
 
 use std::time::{Duration, Instant};
@@ -19,11 +19,13 @@ pub enum Through {
     Pooler,
 }
 
-/// The write arrived at the primary of the expected epoch, and was committed there.
+/// The write arrived at the primary of the expected epoch and was committed there, and was then read through the route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Proof {
     /// From connecting to the commit's acknowledgement.
     pub took: Duration,
+    /// The read that followed it.
+    pub read: Duration,
 }
 
 /// Why the write through the route is no proof.
@@ -49,12 +51,22 @@ pub enum ProveError {
         /// Expected.
         instance: String,
     },
+    /// What was written is not what is read.
+    #[error(
+        "epoch {expected} was written through the route, and {found:?} is read through it: reads go elsewhere"
+    )]
+    NotRead {
+        /// What stands there.
+        found: Option<u64>,
+        /// What was written.
+        expected: u64,
+    },
     /// Not representable in the table.
     #[error("the epoch exceeds what bigint holds")]
     TooLarge,
 }
 
-/// Writes a row through the route, and checks that it landed where this epoch's primary is. Safe to repeat.
+/// Writes a row through the route, checks that it landed where this epoch's primary is, and reads it. Safe to repeat.
 ///
 /// # Errors
 /// [`ProveError`]; after `Sql` the write may or may not be committed, which does not matter.
@@ -81,7 +93,11 @@ pub async fn prove(
         None => None,
     };
     match found {
-        Some((at, by)) if at == expected && by == instance => Ok(Proof { took: began.elapsed() }),
+        Some((at, by)) if at == expected && by == instance => {
+            let took = began.elapsed();
+            let read = read_back(&session, route, expected, deadline).await?;
+            Ok(Proof { took, read })
+        }
         found => Err(ProveError::OtherPrimary {
             found: found.as_ref().map(|(at, _)| at.cast_unsigned()),
             by: found.map(|(_, by)| by),
@@ -89,6 +105,24 @@ pub async fn prove(
             instance: instance.to_owned(),
         }),
     }
+}
+
+/// Reads the row in a transaction of its own: a pooler may take another server connection for it.
+async fn read_back(
+    session: &Session,
+    route: &str,
+    expected: i64,
+    deadline: Instant,
+) -> Result<Duration, ProveError> {
+    let (what, began) = ("read through the route", Instant::now());
+    let sql = "SELECT epoch FROM mesh.route_proof WHERE route = $1";
+    let rows = session.typed_rows(what, sql, &[(&route, Type::TEXT)], deadline).await?;
+    let found: Option<i64> = rows.first().map(|row| get(what, row, 0)).transpose()?;
+    if found == Some(expected) {
+        return Ok(began.elapsed());
+    }
+    let found = found.map(i64::cast_unsigned);
+    Err(ProveError::NotRead { found, expected: expected.cast_unsigned() })
 }
 
 async fn connect(target: &ProbeTarget, through: Through, deadline: Instant) -> Result<Session, ProveError> {

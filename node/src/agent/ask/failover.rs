@@ -1,6 +1,7 @@
 //! Failover by hand: plan, check, start, join. Graceful when the primary answers, fenced when it does not.
 
 use mesh_failover::coordinator::Request;
+use mesh_failover::errands;
 use mesh_failover::plan::{self, Wish, holds};
 use mesh_failover::state::{Group, wants_a_primary};
 use mesh_failover::verdict::{self, Judgement};
@@ -8,7 +9,8 @@ use mesh_proto::command::{Command, Verdict};
 use mesh_proto::evidence::ProcessState;
 use mesh_proto::operator::{Answer, FailoverAsk, PlanView, Refusal, RefusalCode};
 use mesh_proto::run::{Actor, Phase, Plan, Run, RunKind, Signal};
-use mesh_proto::{GroupName, RunId};
+use mesh_proto::spec::{Errand, OnFailure, Point};
+use mesh_proto::{ErrandName, GroupName, RunId};
 
 use super::{Asked, LOOK, Reply, view};
 
@@ -25,6 +27,8 @@ struct Considered {
     wish: Wish,
     newest: Option<RunId>,
     paused: Option<String>,
+    /// Services and hooks towards the best candidate.
+    errands: Vec<Errand>,
 }
 
 impl Asked {
@@ -41,8 +45,12 @@ impl Asked {
         }
         let considered = self.consider(&name, actor, &ask)?;
         if ask.dry_run {
+            let errands: Vec<&Errand> = considered.errands.iter().collect();
+            let (chain, time) = errands::longest(&errands);
+            let chain: Vec<_> = chain.into_iter().map(ToString::to_string).collect();
             return Ok(Answer::Plan(Box::new(PlanView {
-                steps: steps(&considered.plan),
+                steps: steps(&considered.plan, &errands),
+                longest: (!chain.is_empty()).then_some((chain, time)),
                 plan: considered.plan,
                 findings: considered.findings,
                 may_lose_bytes: considered.may_lose,
@@ -176,7 +184,10 @@ impl Asked {
                 };
                 let newest = group.run.as_ref().map(|run| run.id);
                 let paused = group.pause.as_ref().map(|pause| pause.reason.clone());
-                Ok(Considered { plan, findings, judgement, may_lose, wait, wish, newest, paused })
+                let goal = plan.candidates.first();
+                let errands = goal.map(|goal| errands::towards(&plan, &group.spec, goal)).unwrap_or_default();
+                let errands = errands.into_iter().cloned().collect();
+                Ok(Considered { plan, findings, judgement, may_lose, wait, wish, newest, paused, errands })
             })
         })
     }
@@ -187,6 +198,23 @@ impl Asked {
 
     pub(super) async fn retry(&self, run: RunId, reason: String) -> Reply {
         self.signal(run, Request::Retry(run, reason)).await
+    }
+
+    /// Lets a run go on without a service or hook that failed; the audit keeps who said so, and why.
+    pub(super) async fn skip(&self, actor: Actor, id: RunId, errand: ErrandName, reason: String) -> Reply {
+        let group = self.driver.consensus.read(|machine| {
+            let groups = machine.state().groups.values();
+            groups
+                .filter(|g| g.run.as_ref().is_some_and(|run| run.id == id))
+                .map(|g| g.spec.group.clone())
+                .next()
+        });
+        let Some(group) = group else {
+            let what = format!("there is no run {id} that could go on");
+            return Err(Refusal::new(RefusalCode::NotFound, what, "see `mesh run`"));
+        };
+        self.commit(actor, vec![Command::ErrandSkipped { group, run: id, errand, reason }]).await?;
+        self.run(Some(id))
     }
 
     async fn signal(&self, id: RunId, request: Request) -> Reply {
@@ -344,31 +372,54 @@ fn refusal(ask: &FailoverAsk, found: &Considered) -> Option<Refusal> {
     None
 }
 
-fn steps(plan: &Plan) -> Vec<String> {
+fn steps(plan: &Plan, errands: &[&Errand]) -> Vec<String> {
     // Without anybody to promote there is nothing to do; the findings say why.
     let Some(first) = plan.candidates.first() else { return Vec::new() };
     let from = &plan.from;
-    match plan.kind {
-        RunKind::Switchover => vec![
-            format!("checkpoint {from}, while it serves"),
-            "a majority of voters pledges to renew its lease no more".to_owned(),
-            format!("stop {from} cleanly and prove it"),
-            format!("confirm that {first} has everything"),
-            format!("commit the promotion of {first}; until here the run can be aborted"),
-            format!("promote {first}, write the epoch"),
-            "lead the routes to it and end old sessions".to_owned(),
-            "write through each route".to_owned(),
+    let at =
+        |point: Point| errands.iter().filter(move |errand| errand.at == point).map(|errand| told(errand));
+    let (mut steps, end) = match plan.kind {
+        RunKind::Switchover => (
+            vec![
+                format!("checkpoint {from}, while it serves"),
+                "a majority of voters pledges to renew its lease no more".to_owned(),
+                format!("stop {from} cleanly and prove it"),
+                format!("confirm that {first} has everything"),
+                format!("commit the promotion of {first}; until here the run can be aborted"),
+                format!("promote {first}, write the epoch"),
+            ],
             format!("let {from} and the other standbys follow"),
-        ],
-        RunKind::Failover => vec![
-            "a majority of voters pledges to renew the lease no more".to_owned(),
-            format!("fence {from} if its guard answers; else wait for its lease to end"),
-            "freeze every standby within reach and compare where they stand".to_owned(),
-            format!("commit the promotion of the best (now: {first}); until here the run can be aborted"),
-            "promote it, write the epoch".to_owned(),
-            "lead the routes to it and end old sessions".to_owned(),
-            "write through each route".to_owned(),
+        ),
+        RunKind::Failover => (
+            vec![
+                "a majority of voters pledges to renew the lease no more".to_owned(),
+                format!("fence {from} if its guard answers; else wait for its lease to end"),
+                "freeze every standby within reach and compare where they stand".to_owned(),
+                format!("commit the promotion of the best (now: {first}); until here the run can be aborted"),
+                "promote it, write the epoch".to_owned(),
+            ],
             format!("let {from} rejoin when it is back, its diverged WAL kept"),
-        ],
-    }
+        ),
+    };
+    steps.splice(0..0, at(Point::Prepare));
+    steps.extend(at(Point::BeforeRoutes).map(|told| format!("{told}; routes wait for it")));
+    steps.extend(at(Point::BesideRoutes).map(|told| format!("{told}; beside the routes")));
+    steps.push("lead the routes to it and end old sessions".to_owned());
+    steps.push("write through each route".to_owned());
+    steps.extend(at(Point::AfterRoutes));
+    steps.push(end);
+    steps
+}
+
+/// A service or hook as a line of a plan.
+fn told(errand: &Errand) -> String {
+    let after: Vec<_> = errand.after.iter().map(ToString::to_string).collect();
+    let after =
+        if after.is_empty() { String::new() } else { format!(", in order with {}", after.join(", ")) };
+    let failure = match errand.on_failure {
+        OnFailure::Warn => "a failure is only noted",
+        OnFailure::Stop => "a failure stops the services and hooks after it",
+        OnFailure::Ask => "a failure waits for an operator",
+    };
+    format!("{errand}{after}, within {}; {failure}", errand.deadline)
 }

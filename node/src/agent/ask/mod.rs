@@ -4,6 +4,7 @@
 mod change;
 mod failover;
 mod form;
+mod live;
 mod members;
 mod status;
 mod verify;
@@ -54,12 +55,15 @@ impl Asked {
             Ask::AuditVerify => Ok(self.verify().await),
             Ask::AuditHash { seq } => Ok(self.hash(seq)),
             Ask::Nodes => Ok(Answer::Nodes(self.nodes())),
+            Ask::Live { group } => self.live(group.as_ref()).await,
+            Ask::LiveHere(ask) => Ok(Answer::LiveHere(self.live_here(&ask).await)),
             Ask::Form => self.form(actor).await,
             Ask::Apply { .. }
             | Ask::Adopt { .. }
             | Ask::Failover(_)
             | Ask::Abort { .. }
             | Ask::Retry { .. }
+            | Ask::Skip { .. }
             | Ask::Rejoin { .. }
             | Ask::Pause { .. }
             | Ask::Resume { .. }
@@ -147,6 +151,7 @@ impl Asked {
             Ask::Failover(wanted) => self.failover(actor, wanted).await,
             Ask::Abort { run, reason } => self.abort(run, reason).await,
             Ask::Retry { run, reason } => self.retry(run, reason).await,
+            Ask::Skip { run, errand, reason } => self.skip(actor, run, errand, reason).await,
             Ask::Rejoin { group, instance } => self.rejoin(&group, &instance),
             Ask::Pause { group, length, reason } => self.pause(actor, &group, length, reason).await,
             Ask::Resume { group } => self.resume(&group).await,
@@ -160,6 +165,8 @@ impl Asked {
             | Ask::Audit { .. }
             | Ask::AuditVerify
             | Ask::AuditHash { .. }
+            | Ask::Live { .. }
+            | Ask::LiveHere(_)
             | Ask::Nodes => Err(Refusal::new(
                 RefusalCode::Invalid,
                 "this question is answered by any agent, and was forwarded by mistake",

@@ -186,6 +186,9 @@ fn route_words(group: &Group, name: &RouteName) -> Option<String> {
     }
     let leads = |effect: &Effect| matches!(effect, Effect::Route { route, .. } if route == name);
     let repaired = group.repairs.iter().find(|repair| leads(&repair.effect) && repair.epoch == group.epoch);
+    if let Some(left) = left_sessions(group, name) {
+        return Some(left);
+    }
     let steps = group.run.iter().flat_map(|run| run.steps.values());
     let stepped = steps.rev().find(|step| leads(&step.effect) && step.epoch == group.epoch);
     let outcome = match repaired {
@@ -195,6 +198,19 @@ fn route_words(group: &Group, name: &RouteName) -> Option<String> {
     match outcome? {
         Outcome::Done(Finding::Named { lagging, .. }) if !lagging.is_empty() => {
             Some(format!("when it was led, it was not shown by {}", lagging.join("; ")))
+        }
+        Outcome::Done(_) | Outcome::Refused { .. } | Outcome::Unknown { .. } => None,
+    }
+}
+
+/// Old sessions that were left when a write had come through the route.
+fn left_sessions(group: &Group, name: &RouteName) -> Option<String> {
+    let proves = |effect: &Effect| matches!(effect, Effect::Prove { route, .. } if route == name);
+    let steps = group.run.iter().flat_map(|run| run.steps.values());
+    let step = steps.rev().find(|step| proves(&step.effect) && step.epoch == group.epoch)?;
+    match step.outcome.as_ref()? {
+        Outcome::Done(Finding::Proved { stragglers: Some(left), .. }) if *left > 0 => {
+            Some(format!("when it was proved, {left} sessions to another instance were left"))
         }
         Outcome::Done(_) | Outcome::Refused { .. } | Outcome::Unknown { .. } => None,
     }

@@ -67,6 +67,14 @@ impl<'a> Route<'a> {
         })
     }
 
+    /// What each zone's server can be asked about this route.
+    pub(super) fn questions(
+        &self,
+        asked: &Asked<'_>,
+    ) -> impl Iterator<Item = (&'a NameServer, Result<Wanted, No>)> {
+        self.zones.iter().map(|zone| (*zone, self.wanted(asked, &zone.zone)))
+    }
+
     async fn lead_zone(&self, asked: &Asked<'_>, server: &NameServer) -> Result<Outcome, No> {
         let wanted = self.wanted(asked, &server.zone)?;
         let led = match dns::lead(server, &wanted, asked.deadline).await {

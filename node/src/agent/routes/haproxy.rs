@@ -70,6 +70,10 @@ impl Kind for Route<'_> {
         outcome(self.haproxy(asked).verify(&self.wanted(asked), asked.deadline).await)
     }
 
+    fn counts_sessions(&self) -> bool {
+        true
+    }
+
     async fn entrance(&self, _: &Asked<'_>) -> Result<SocketAddr, No> {
         Ok(self.target.listen)
     }

@@ -6,6 +6,7 @@
 
 mod dns;
 mod haproxy;
+mod live;
 mod pgbouncer;
 mod watch;
 
@@ -42,6 +43,10 @@ trait Kind: Sync {
     fn verify(&self, asked: &Asked<'_>) -> impl Future<Output = Outcome> + Send;
     /// Where a client that follows the route connects now.
     fn entrance(&self, asked: &Asked<'_>) -> impl Future<Output = Result<SocketAddr, No>> + Send;
+    /// Whether [`Self::verify`] counts the sessions that are left to other instances.
+    fn counts_sessions(&self) -> bool {
+        false
+    }
     /// The name that a pooler at the entrance knows the database by; `None` where sessions go to the server itself.
     fn pooled(&self) -> Option<&str> {
         None
@@ -134,10 +139,12 @@ impl RouteKeeper {
 
     async fn through(&self, kind: &impl Kind, asked: &Asked<'_>) -> Outcome {
         if matches!(asked.order.effect, Effect::Prove { .. }) {
-            return match kind.entrance(asked).await {
+            let proved = match kind.entrance(asked).await {
                 Ok(entrance) => self.prove(asked, entrance, kind.pooled()).await,
                 Err(no) => no.into(),
             };
+            let Outcome::Done(Finding::Proved { took, read, .. }) = proved else { return proved };
+            return Outcome::Done(Finding::Proved { took, read, stragglers: stragglers(kind, asked).await });
         }
         if asked.order.verify_only {
             return kind.verify(asked).await;
@@ -199,8 +206,12 @@ impl RouteKeeper {
         let through = if pooled.is_some() { Through::Pooler } else { Through::Session };
         let (route, instance) = (asked.route.name.as_str(), asked.instance.name.as_str());
         match prove(&target, through, route, instance, asked.order.epoch.0, asked.deadline).await {
-            Ok(proof) => Outcome::Done(Finding::Proved { took: Millis::from(proof.took) }),
-            Err(error @ ProveError::OtherPrimary { .. }) => {
+            Ok(proof) => Outcome::Done(Finding::Proved {
+                took: Millis::from(proof.took),
+                read: Some(Millis::from(proof.read)),
+                stragglers: None,
+            }),
+            Err(error @ (ProveError::OtherPrimary { .. } | ProveError::NotRead { .. })) => {
                 refused(Refusal::Failed, &crate::cli::with_causes(&error))
             }
             // A write that may have happened changes nothing that matters: it can simply be tried again.
@@ -208,6 +219,18 @@ impl RouteKeeper {
                 refused(Refusal::NotDelivered, &crate::cli::with_causes(&error))
             }
         }
+    }
+}
+
+/// Sessions to others that are left when the write and the read have come through; `None` where nobody counts them.
+async fn stragglers(kind: &impl Kind, asked: &Asked<'_>) -> Option<u32> {
+    if !kind.counts_sessions() {
+        return None;
+    }
+    match kind.verify(asked).await {
+        Outcome::Done(Finding::Routed { stragglers, .. }) => Some(stragglers),
+        // The proof stands without them; a route that leads elsewhere by now is found by whoever watches it.
+        Outcome::Done(_) | Outcome::Refused { .. } | Outcome::Unknown { .. } => None,
     }
 }
 

@@ -71,6 +71,10 @@ impl Kind for Route<'_> {
         pgbouncer::outcome(self.bouncer.verify(&self.wanted(asked), asked.deadline).await)
     }
 
+    fn counts_sessions(&self) -> bool {
+        true
+    }
+
     async fn entrance(&self, _: &Asked<'_>) -> Result<SocketAddr, No> {
         Ok(self.target.listen)
     }

@@ -270,6 +270,10 @@ pub fn way_out(run: &Run, cause: StuckCause) -> String {
         StuckCause::ProofFailed => {
             format!("the new primary serves; find out why a write through the route fails, then: {retry}")
         }
+        StuckCause::ErrandFailed => format!(
+            "the new primary serves and is reached; mend what failed (its agent's log says more), then: {retry}\n\
+             or go on without it: mesh skip {id} NAME --reason \"…\""
+        ),
         StuckCause::ReopenFailed => {
             format!("mend {} (its guard's log says why it does not open), then: {retry}", run.ending_instance)
         }

@@ -1,12 +1,14 @@
 //! Values to text, and nothing else: no clock, no terminal, no agent. What a person sees is tested by golden files.
 
 mod headline;
+mod live;
 mod run;
 mod status;
 mod story;
 mod table;
 mod text;
 
+pub use live::{live, live_exit};
 pub use run::{Progress, plan, run, run_heading, run_summary};
 pub use status::{Detail, nodes, status};
 pub use story::{ExportReport, audit, audit_report, export_report, verified, why};

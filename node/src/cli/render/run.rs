@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use mesh_failover::errands;
 use mesh_proto::effect::{Finding, Outcome, Rejoined};
 use mesh_proto::lease::{Proof, ReceiptLevel};
 use mesh_proto::operator::{PlanView, RunView};
@@ -47,6 +48,10 @@ pub fn plan(view: &PlanView, look: &Look) -> String {
     }
     for (number, step) in view.steps.iter().enumerate() {
         out.push_str(&look.labelled(Tone::Dim, &format!("  {:>4}  ", number + 1), step));
+    }
+    if let Some((chain, time)) = &view.longest {
+        let text = format!("{}: at most {} beside the database", chain.join(" > "), text::length(*time));
+        out.push_str(&look.labelled(Tone::Dim, "  longest   ", &text));
     }
     if view.findings.is_empty() {
         out.push_str("it may be executed; nothing was changed\n");
@@ -162,7 +167,11 @@ impl Progress {
             }
             Phase::Promoting => (Tone::Plain, promoting(run)),
             Phase::Routing => (Tone::Plain, "routes are led to the new primary".to_owned()),
-            Phase::Proving => (Tone::Plain, "a write goes through each route".to_owned()),
+            Phase::Staging => {
+                (Tone::Plain, "services and hooks come first that the routes wait for".to_owned())
+            }
+            Phase::Proving => (Tone::Plain, "a write and a read go through each route".to_owned()),
+            Phase::Finishing => (Tone::Plain, "the services and hooks that are left".to_owned()),
             Phase::Reopening => (Tone::Warn, format!("{} gets a new lease and opens again", run.plan.from)),
             Phase::Done => (Tone::Good, "the new primary serves".to_owned()),
             Phase::Aborted => (Tone::Warn, "ended without a change of primary".to_owned()),
@@ -215,6 +224,9 @@ fn step_begun(look: &Look, run: &Run, step: &Step) -> String {
 fn step_ended(look: &Look, run: &Run, step: &Step, outcome: &Outcome, at: Wall) -> String {
     let took = text::exact(Millis(at.0.saturating_sub(step.began.0)));
     let (tone, result) = match outcome {
+        Outcome::Done(Finding::Skipped { reason }) => {
+            (Tone::Warn, format!("skipped by an operator after {took}: {reason}"))
+        }
         Outcome::Done(found) => (Tone::Plain, format!("ok in {took}{}", finding(found))),
         Outcome::Refused { code: _, detail } => (Tone::Warn, format!("refused after {took}: {detail}")),
         Outcome::Unknown { detail } => (Tone::Warn, format!("outcome unknown after {took}: {detail}")),
@@ -255,19 +267,34 @@ fn finding(found: &Finding) -> String {
             format!(", shown by {}", text::count(*servers as usize, "name server", "name servers"))
         }
         Finding::Named { lagging, .. } => format!(", not shown yet by {}", lagging.join("; ")),
-        Finding::Proved { took } => format!(", the write took {}", text::exact(*took)),
+        Finding::Ran { took: _, said: Some(said) } => format!(", it said: {said}"),
+        Finding::Ran { took: _, said: None } => String::new(),
+        Finding::Skipped { reason } => format!(", skipped by an operator: {reason}"),
+        Finding::Proved { took, read, stragglers } => {
+            let read = read.map(|read| format!(", the read {}", text::exact(read))).unwrap_or_default();
+            let left = match stragglers {
+                None => String::new(),
+                Some(0) => ", no old session left".to_owned(),
+                Some(left) => {
+                    format!(", {} left", text::count(*left as usize, "old session", "old sessions"))
+                }
+            };
+            format!(", the write took {}{read}{left}", text::exact(*took))
+        }
     }
 }
 
 /// The stages that people compare, in order, and the phase that makes each.
-const STAGES: [(&str, Phase); 7] = [
+const STAGES: [(&str, Phase); 9] = [
     ("prepare", Phase::Preparing),
     ("agree", Phase::Pledging),
     ("fence", Phase::Fencing),
     ("reopen", Phase::Reopening),
     ("promote", Phase::Promoting),
+    ("stage", Phase::Staging),
     ("route", Phase::Routing),
     ("verify", Phase::Proving),
+    ("finish", Phase::Finishing),
 ];
 
 /// The end of a run: what became of it, the milliseconds of each stage, and what to do next.
@@ -308,8 +335,23 @@ pub fn run_summary(view: &RunView, look: &Look) -> String {
     let mut out = String::from("\n");
     out.push_str(&look.labelled(tone, label, &says));
     out.push_str(&timeline(view, look));
+    out.push_str(&critical_path(run, look));
     out.push_str(&look.step("next: ", &next));
     out
+}
+
+/// What the length of the run depended on: each of these began when the one before it had ended.
+fn critical_path(run: &Run, look: &Look) -> String {
+    let told = |number: u32| {
+        let step = run.steps.get(&number)?;
+        let took = step.ended.map(|end| Millis(end.0.saturating_sub(step.began.0)))?;
+        Some(format!("{} {}", step.effect, text::exact(took)))
+    };
+    let path: Vec<_> = errands::critical_path(run).into_iter().filter_map(told).collect();
+    if path.is_empty() {
+        return String::new();
+    }
+    look.labelled(Tone::Dim, "  critical path  ", &path.join(" > "))
 }
 
 fn timeline(view: &RunView, look: &Look) -> String {
@@ -364,5 +406,6 @@ fn target(step: &Step) -> &str {
     match step.effect.target() {
         mesh_proto::effect::Target::Instance(name) => name.as_str(),
         mesh_proto::effect::Target::Route(name) => name.as_str(),
+        mesh_proto::effect::Target::Errand(name) => name.as_str(),
     }
 }

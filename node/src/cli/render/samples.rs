@@ -6,7 +6,7 @@ use std::path::Path;
 
 use mesh_proto::audit::AuditRecord;
 use mesh_proto::command::{Command, MemberRecord, Verdict, VerdictRecord};
-use mesh_proto::effect::{Effect, Finding, Outcome};
+use mesh_proto::effect::{Effect, Finding, Outcome, Refusal};
 use mesh_proto::evidence::{
     GuardStatus, HeldLease, Position, ProcessState, Receiving, Seen, Sighting, WriteProbe,
 };
@@ -215,6 +215,7 @@ fn run(moment: usize) -> Run {
     let prove = Effect::Prove { route: "app".parse().unwrap(), instance: name("pg-dr") };
     let promoted = Finding::Promoted { timeline: 4, at: Lsn(0x0500_0148) };
     let routed = Finding::Routed { ended: 3, stragglers: 0 };
+    let proved = Finding::Proved { took: Millis(6), read: Some(Millis(1)), stragglers: Some(0) };
     let done = |at: u64, found: Finding| Some((at, Outcome::Done(found)));
     let all = [
         (1, step(freeze.clone(), Phase::Fencing, 12, None)),
@@ -222,7 +223,7 @@ fn run(moment: usize) -> Run {
         (2, step(promote.clone(), Phase::Promoting, 44, None)),
         (2, step(promote, Phase::Promoting, 44, done(131, promoted))),
         (3, step(route, Phase::Routing, 133, done(142, routed))),
-        (4, step(prove, Phase::Proving, 144, done(151, Finding::Proved { took: Millis(6) }))),
+        (4, step(prove, Phase::Proving, 144, done(151, proved))),
     ];
     let phases = [
         (Phase::Pledging, 0),
@@ -255,6 +256,7 @@ fn run(moment: usize) -> Run {
             reason: "pg-east's guard proves that it is fenced (died)".into(),
             accept_lag: false,
             lost_for: Some(Millis(14)),
+            errands: Vec::new(),
         },
         phase: phases[entered - 1].0,
         ending: TERM,
@@ -330,6 +332,81 @@ fn golden_paused() {
     group.blocked = Some("the group is paused (kernel upgrade of east-1); `mesh resume` ends it".into());
     group.pause = Some(("kernel upgrade of east-1".into(), Millis(1_800_000)));
     golden("status-paused", &status(&view, &LOOK));
+}
+
+#[test]
+fn golden_live() {
+    use mesh_proto::live::{Holds, LiveGroup, LiveView, Place, PlaceKind};
+    let place =
+        |kind, name: &str, by: &str, holds| Place { kind, name: name.into(), by: by.parse().unwrap(), holds };
+    let epoch =
+        |epoch, of: Option<&str>| Holds::Epoch { epoch: Epoch(epoch), of: of.map(|of| of.parse().unwrap()) };
+    let mut group = LiveGroup {
+        group: "orders".parse().unwrap(),
+        epoch: Epoch(4),
+        primary: "pg-dr".parse().unwrap(),
+        running: false,
+        places: vec![
+            place(PlaceKind::Guard, "pg-dr", "witness-1", epoch(4, None)),
+            place(PlaceKind::Database, "pg-dr", "witness-1", epoch(4, Some("pg-dr"))),
+            place(PlaceKind::RouteGate, "app", "witness-1", epoch(4, None)),
+            place(PlaceKind::Route, "app", "witness-1", Holds::LeadsThere { stragglers: 2 }),
+        ],
+    };
+    let view = |group: &LiveGroup| LiveView {
+        agent: "witness-1".parse().unwrap(),
+        at: Wall(NOW),
+        groups: vec![group.clone()],
+    };
+    golden("live-agrees", &super::live(&view(&group), &LOOK));
+    let away = Holds::NotSeen("nobody listens at 10.1.0.10:7400".into());
+    group.places.push(place(PlaceKind::Guard, "pg-east", "witness-1", epoch(3, None)));
+    group.places.push(place(PlaceKind::Database, "pg-east", "witness-1", epoch(4, Some("pg-east"))));
+    group.places.push(place(PlaceKind::DnsMarker, "db.example.com.", "dr-1", Holds::Nothing));
+    group.places.push(place(PlaceKind::Route, "name", "dr-1", away));
+    golden("live-differs", &super::live(&view(&group), &LOOK));
+}
+
+#[test]
+fn golden_services() {
+    use mesh_proto::spec::{Point, Work};
+    let step_of = |name: &str, work, ended: Option<(u64, Outcome)>| {
+        let effect = Effect::Errand {
+            errand: name.parse().unwrap(),
+            agent: "dr-1".parse().unwrap(),
+            work,
+            at: Point::BesideRoutes,
+            instance: "pg-dr".parse().unwrap(),
+        };
+        step(effect, Phase::Routing, 134, ended)
+    };
+    let refused = |detail: &str| Outcome::Refused { code: Refusal::Failed, detail: detail.into() };
+    let ran = Outcome::Done(Finding::Ran { took: Millis(1_207), said: None });
+    let skipped = Outcome::Done(Finding::Skipped { reason: "the pager is being moved".into() });
+    let mut view = healthy();
+    let mut stuck = run(4);
+    stuck.steps.insert(5, step_of("api-dr", Work::Start, Some((1_342, ran))));
+    stuck.steps.insert(
+        6,
+        step_of("warm-up", Work::Hook, Some((2_140, refused("hook warm-up failed with exit code 3")))),
+    );
+    stuck.steps.insert(7, step_of("page", Work::Hook, Some((900, skipped))));
+    let mut going = stuck.clone();
+    going.steps.insert(8, step_of("worker-dr", Work::Start, None));
+    going.phase = Phase::Finishing;
+    stuck.phase = Phase::Stuck;
+    stuck.entered.pop();
+    stuck.entered.extend([(Phase::Finishing, Wall(NOW + 153)), (Phase::Stuck, Wall(NOW + 2_141))]);
+    let detail = "run hook warm-up by dr-1: hook warm-up failed with exit code 3";
+    stuck.stuck = Some((StuckCause::ErrandFailed, detail.into()));
+    let group = &mut view.groups[0];
+    group.epoch = Epoch(4);
+    group.primary = Some("pg-dr".parse().unwrap());
+    group.routes[0].leads_to = Some("pg-dr".parse().unwrap());
+    group.routes[0].epoch = Some(Epoch(4));
+    group.run = Some(going);
+    golden("status-services", &status(&view, &LOOK));
+    golden("run-services", &super::run(&self::view(stuck), &LOOK));
 }
 
 #[test]
@@ -461,6 +538,10 @@ fn golden_plans() {
         findings: Vec::new(),
         may_lose_bytes: Some(0),
         wait_at_most: Millis(3_503),
+        longest: Some((
+            vec!["stop service scheduler-east by east-1".into(), "start service scheduler-dr by dr-1".into()],
+            Millis(120_000),
+        )),
     };
     golden("plan-good", &plan(&plan_view, &LOOK));
     let unsafe_view = PlanView {

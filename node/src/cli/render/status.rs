@@ -1,6 +1,7 @@
 //! `mesh status` and `mesh node list`.
 
 use mesh_proto::command::Verdict;
+use mesh_proto::effect::{Finding, Outcome, Target};
 use mesh_proto::evidence::{GuardStatus, ProcessState, Seen, Sighting, WriteProbe};
 use mesh_proto::operator::{GroupStatus, InstanceStatus, NodeView, RouteStatus, StatusView};
 use mesh_proto::{InstanceName, Millis};
@@ -95,7 +96,32 @@ fn of_group(group: &GroupStatus, detail: Detail, look: &Look) -> String {
     for route in &group.routes {
         out.push_str(&route_line(group, route, look));
     }
+    out.push_str(&errands(group, look));
     out.push_str(&downgrades(group, detail, look));
+    out
+}
+
+/// Services and hooks of the newest run that are under way, or that failed.
+fn errands(group: &GroupStatus, look: &Look) -> String {
+    let mut out = String::new();
+    for step in group.run.iter().flat_map(|run| run.steps.values()) {
+        let Target::Errand(name) = step.effect.target() else { continue };
+        let (tone, label, says) = match &step.outcome {
+            None => (
+                Tone::Dim,
+                format!("  … {name}: "),
+                format!("{}, begun {}", step.effect, text::clock(step.began)),
+            ),
+            Some(Outcome::Refused { detail, .. } | Outcome::Unknown { detail }) => {
+                (Tone::Warn, format!("  ! {name}: "), format!("{}: {detail}", step.effect))
+            }
+            Some(Outcome::Done(Finding::Skipped { reason })) => {
+                (Tone::Warn, format!("  ! {name}: "), format!("{} was skipped: {reason}", step.effect))
+            }
+            Some(Outcome::Done(_)) => continue,
+        };
+        out.push_str(&look.labelled(tone, &label, &says));
+    }
     out
 }
 

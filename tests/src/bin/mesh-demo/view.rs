@@ -156,6 +156,7 @@ impl<'a> View<'a> {
             | Command::LeaseGranted { .. }
             | Command::VerdictChanged { .. }
             | Command::RunOpened { .. }
+            | Command::ErrandSkipped { .. }
             | Command::Signalled { .. }
             | Command::PromotionCommitted { .. }
             | Command::RepairStarted { .. }
@@ -182,6 +183,7 @@ const fn role(command: &Command) -> Option<&'static str> {
         Command::Founded { .. }
         | Command::LeaseGranted { .. }
         | Command::RunOpened { .. }
+        | Command::ErrandSkipped { .. }
         | Command::Signalled { .. }
         | Command::PromotionCommitted { .. }
         | Command::Paused { .. }
