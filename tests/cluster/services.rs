@@ -35,6 +35,7 @@ while (my $client = $listener->accept) {
 /// A hook: keeps what it was told, then does what the file of its name says.
 const HOOK: &str = r#"#!/bin/sh
 cat >"$1/$2.told"
+echo $$ >"$1/$2.group"
 how=$(cat "$1/$2.how")
 case $how in
     hang) sleep 600 & echo $! >"$1/$2.child"; sleep 600 ;;
@@ -156,7 +157,7 @@ async fn a_service_moves_with_the_primary_in_the_stated_order() {
     hook(&mut cluster, "report", "0", "at = \"after-routes\"\nafter = [\"api-dr\", \"api-east\"]");
     cluster.form_prepared().await.unwrap();
     let dir = cluster.dir().to_owned();
-    must(command(dir.join("api-east/start"), [""; 0]), SOON).await.unwrap();
+    must(cluster.nodes[EAST].host.command(dir.join("api-east/start"), [""; 0]), SOON).await.unwrap();
     until("the service of east runs", SOON, || async {
         Ok(if dir.join("api-east/pid").exists() { Look::There(()) } else { Look::NotYet(String::new()) })
     })
@@ -277,4 +278,46 @@ async fn a_hook_that_hangs_shouts_or_fails_means_what_its_policy_says() {
     has(&ask(&cluster, &["audit", "show", "-n", "12"]).await.out, &["skipped: stops: not needed today"]);
     assert_eq!(cluster.must(WITNESS, &["audit", "verify"]).await.unwrap().code, 0);
     cluster.until_healthy("pg-east", LIMIT).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hook_whose_agent_died_under_it_is_not_repeated_unasked() {
+    let _turn = turn().await;
+    let mut cluster = prepared().await;
+    hook(&mut cluster, "slow", "hang", "deadline_seconds = 120\non_failure = \"ask\"");
+    cluster.form_prepared().await.unwrap();
+    let dir = cluster.dir().to_owned();
+    let args = ["switchover", "--site", "dr", "--yes", "--detach", "--reason", "test"];
+    cluster.must(EAST, &args).await.unwrap();
+    until("the hook runs", LIMIT, || async {
+        let there = dir.join("hooks/slow.child").exists();
+        Ok(if there { Look::There(()) } else { Look::NotYet("not begun".to_owned()) })
+    })
+    .await
+    .unwrap();
+    cluster.nodes[WITNESS].agent.take().unwrap().kill().await.unwrap();
+    // Under systemd the hook dies with its unit; the laboratory has no unit around the agent.
+    let group = format!("-{}", pid(&dir.join("hooks/slow.group")));
+    must(command("kill", ["-KILL", "--", &group]), SOON).await.unwrap();
+    std::fs::remove_file(dir.join("hooks/slow.told")).unwrap();
+    cluster.start_agent(WITNESS).unwrap();
+    let run = until("the run asks", LIMIT, || async {
+        let run = cluster.group().await?.run;
+        Ok(match run {
+            Some(run) if run.phase == Phase::Stuck => Look::There(run),
+            Some(run) => Look::NotYet(format!("{} is {}", run.id, run.phase)),
+            None => Look::NotYet("no run".to_owned()),
+        })
+    })
+    .await;
+    let run = cluster.explained(run).await.unwrap();
+    has(&detail(&run, "slow"), &["the agent was restarted while the hook ran"]);
+    assert_eq!(step(&run, "slow").unwrap().attempts, 1);
+    assert!(!dir.join("hooks/slow.told").exists(), "it was run again without being asked for");
+    set(&mut cluster, "slow", "0");
+    let retried = cluster.must(EAST, &["retry", &run.id.to_string(), "--reason", "looked at it"]).await;
+    cluster.explained(retried).await.unwrap();
+    let told: serde_json::Value = serde_json::from_str(&read(&dir.join("hooks/slow.told"))).unwrap();
+    assert_eq!(told["attempt"].as_u64(), Some(2));
+    cluster.until_healthy("pg-dr", LIMIT).await.unwrap();
 }

@@ -97,7 +97,7 @@ impl ErrandKeeper {
     async fn admit(&self, key: &str, order: &Order, group: &GroupSpec, deadline: Instant) -> Outcome {
         let work = match self.work(order, group) {
             Ok(work) => work,
-            Err(outcome) => return outcome,
+            Err(no) => return no.into(),
         };
         let begun = self.on_disk(key, order, deadline, |journal, key, order| journal.begin(key, order)).await;
         match begun {
@@ -126,16 +126,16 @@ impl ErrandKeeper {
     }
 
     /// What the order asks for, as far as file and spec allow it.
-    fn work(&self, order: &Order, group: &GroupSpec) -> Result<Work, Outcome> {
+    fn work(&self, order: &Order, group: &GroupSpec) -> Result<Work, No> {
         let Effect::Errand { errand, instance, .. } = &order.effect else {
-            return Err(refused(Refusal::NotConfigured, "no service and no hook"));
+            return Err(no(Refusal::NotConfigured, "no service and no hook"));
         };
         if !knows(group, errand) {
             let what = format!("{errand} is not in the applied spec here yet");
-            return Err(refused(Refusal::NotDelivered, what));
+            return Err(no(Refusal::NotDelivered, what));
         }
         let Some(instance) = group.instances.iter().find(|known| known.name == *instance) else {
-            return Err(refused(Refusal::NotApplicable, format!("there is no instance {instance}")));
+            return Err(no(Refusal::NotApplicable, format!("there is no instance {instance}")));
         };
         self.allowed.work(order, group, instance, self.login.as_ref())
     }
@@ -186,7 +186,7 @@ impl ErrandKeeper {
             Ok(Begin::New) => false,
         };
         match self.work(order, group) {
-            Err(outcome) => outcome,
+            Err(no) => no.into(),
             Ok(work) if work.is_service() => work.look(deadline).await,
             Ok(_) if begun => self.interrupted(key, order),
             Ok(_) => refused(Refusal::NotSo, "the hook was never begun here"),
@@ -244,6 +244,23 @@ fn knows(group: &GroupSpec, errand: &ErrandName) -> bool {
 fn stale(order: &Order, seen: mesh_proto::Epoch) -> Outcome {
     let what = format!("{} came too late: an order of epoch {seen} was here already", order.effect);
     refused(Refusal::StaleEpoch, what)
+}
+
+/// A refusal: nothing was done.
+#[derive(Debug)]
+struct No {
+    code: Refusal,
+    detail: String,
+}
+
+impl From<No> for Outcome {
+    fn from(No { code, detail }: No) -> Self {
+        Self::Refused { code, detail }
+    }
+}
+
+fn no(code: Refusal, detail: impl Into<String>) -> No {
+    No { code, detail: detail.into() }
 }
 
 fn refused(code: Refusal, detail: impl Into<String>) -> Outcome {

@@ -13,7 +13,7 @@ use mesh_proto::spec::{CheckSpec, GroupSpec, InstanceSpec, Work as Kind};
 use mesh_proto::{ErrandName, Millis};
 use tokio::time::sleep_until;
 
-use super::{Goal, ProbeLogin, refused};
+use super::{Goal, No, ProbeLogin, no, refused};
 use crate::config::NodeConfig;
 
 /// Pause between two looks at a service that comes up or goes down.
@@ -78,14 +78,14 @@ impl Allowed {
         group: &GroupSpec,
         instance: &InstanceSpec,
         login: Option<&ProbeLogin>,
-    ) -> Result<Work, Outcome> {
+    ) -> Result<Work, No> {
         let Effect::Errand { errand, work, at, .. } = &order.effect else {
-            return Err(refused(Refusal::NotConfigured, "no service and no hook"));
+            return Err(no(Refusal::NotConfigured, "no service and no hook"));
         };
         let missing = |section: &str| {
             let what =
                 format!("this agent's file has no [[{section}]] named {errand}, so it may not be touched");
-            refused(Refusal::NotConfigured, what)
+            no(Refusal::NotConfigured, what)
         };
         let call = Call {
             run: order.step.run,
@@ -107,12 +107,12 @@ impl Allowed {
                 let spec = group.services.iter().find(|service| service.name == *errand);
                 let check = spec.and_then(|service| service.check.clone());
                 let goal = Goal { instance: instance.clone(), database: group.database.clone() };
-                Act::Service(Service {
+                Act::Service(Box::new(Service {
                     name: errand.clone(),
                     up: *work == Kind::Start,
                     managed: managed.clone(),
                     check: check.map(|check| prepared(check, &goal, login)).transpose()?,
-                })
+                }))
             }
         };
         Ok(Work { act, call })
@@ -129,7 +129,7 @@ pub(super) struct Work {
 #[derive(Debug)]
 enum Act {
     Hook(Hook),
-    Service(Service),
+    Service(Box<Service>),
 }
 
 #[derive(Debug)]
@@ -343,7 +343,7 @@ fn ran(began: Instant, said: Option<String>) -> Outcome {
     Outcome::Done(Finding::Ran { took: Millis::from(began.elapsed()), said })
 }
 
-fn prepared(check: CheckSpec, goal: &Goal, login: Option<&ProbeLogin>) -> Result<Probe, Outcome> {
+fn prepared(check: CheckSpec, goal: &Goal, login: Option<&ProbeLogin>) -> Result<Probe, No> {
     Ok(match check {
         CheckSpec::Tcp { address } => Probe::Net(Check::Tcp { address }),
         CheckSpec::Http { address, path, host, status: [first, last] } => {
@@ -353,7 +353,7 @@ fn prepared(check: CheckSpec, goal: &Goal, login: Option<&ProbeLogin>) -> Result
         CheckSpec::Sql { query, database } => {
             let Some(login) = login else {
                 let what = "this agent's file has no [probe] section to log in with";
-                return Err(refused(Refusal::NotConfigured, what));
+                return Err(no(Refusal::NotConfigured, what));
             };
             let target = ProbeTarget {
                 address: goal.instance.address,

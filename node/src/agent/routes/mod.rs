@@ -146,7 +146,8 @@ impl RouteKeeper {
             let Outcome::Done(Finding::Proved { took, read, .. }) = proved else { return proved };
             return Outcome::Done(Finding::Proved { took, read, stragglers: stragglers(kind, asked).await });
         }
-        if asked.order.verify_only {
+        if asked.order.verify_only && asked.order.raft_term == 0 {
+            // Nobody leads by it: it only looks.
             return kind.verify(asked).await;
         }
         let turn = self.turn(asked);
@@ -154,11 +155,27 @@ impl RouteKeeper {
             let what = format!("an earlier order for route {} is still under way", asked.route.name);
             return refused(Refusal::NotDelivered, &what);
         };
+        if asked.order.verify_only {
+            let found = kind.verify(asked).await;
+            // A route that was found to be right is led in this epoch as much as one that had to be changed: no older
+            // order may change it any more.
+            return match self.pass_found(&found, asked).await {
+                Ok(()) => found,
+                Err(no) => no.into(),
+            };
+        }
         if let Err(no) = self.pass(asked).await {
             return no.into();
         }
         // The turn is kept until the effect is over: a later epoch must not be overtaken by this one.
         kind.lead(asked).await
+    }
+
+    async fn pass_found(&self, found: &Outcome, asked: &Asked<'_>) -> Result<(), No> {
+        match found {
+            Outcome::Done(_) => self.pass(asked).await,
+            Outcome::Refused { .. } | Outcome::Unknown { .. } => Ok(()),
+        }
     }
 
     fn turn(&self, asked: &Asked<'_>) -> Turn {
