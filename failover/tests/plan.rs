@@ -1,18 +1,18 @@
-//! Who may be promoted, by what is known of a primary that cannot be asked any more.
+//! Who may be promoted, by what is known of a primary that cannot be asked any more; and what an operator may waive.
 
 // A test file: a failed unwrap is a failed test.
 #![allow(clippy::unwrap_used)]
 
 use mesh_failover::Moment;
-use mesh_failover::plan::assess;
 use mesh_failover::plan::candidates::primary_position;
+use mesh_failover::plan::{Wish, assess, make};
 use mesh_failover::state::{Group, MeshState};
 use mesh_failover::verdict::observations::Observations;
 use mesh_proto::command::{Applied, Command, Entry, MemberRecord};
 use mesh_proto::evidence::{GuardStatus, Position, ProcessState, WriteProbe};
-use mesh_proto::run::Actor;
+use mesh_proto::run::{Actor, Phase, RunKind, Signal, StuckCause};
 use mesh_proto::spec::{Durability, GroupSpec, InstanceSpec, Profile};
-use mesh_proto::{DataIncarnation, Epoch, GuardIncarnation, Lsn, NodeId, Wall};
+use mesh_proto::{DataIncarnation, Epoch, GuardIncarnation, Lsn, NodeId, RunId, Wall};
 
 const MAX_LAG: u64 = 1_000;
 
@@ -117,4 +117,54 @@ fn what_a_dead_primary_had_bounds_the_loss() {
     assert_eq!(primary_position(group, &heard).unwrap().have, Lsn(50_001 + MAX_LAG));
     assert!(rejection(group, &heard, false).unwrap().contains("max_lag_bytes"));
     assert_eq!(rejection(group, &heard, true), None, "a person may accept the loss");
+}
+
+fn apply(state: &mut MeshState, index: u64, commands: Vec<Command>) -> Applied {
+    let actor = Actor::Operator("ann".to_owned());
+    state.apply(index, &Entry { by: "a".parse().unwrap(), actor, at: Wall(0), commands }).unwrap()
+}
+
+/// What `mesh failover --force` commits while a run is stuck for want of a candidate.
+#[test]
+fn a_stuck_run_goes_on_without_its_limits_and_no_other_run_does() {
+    let mut state = founded();
+    let group = state.groups.values().next().unwrap();
+    let mut heard = Observations::default();
+    heard.heard_guard(Moment(100), status("new", 1, ProcessState::Standby, Some(50_000)));
+    let wish = Wish {
+        kind: RunKind::Failover,
+        site: Some("east".parse().unwrap()),
+        instance: None,
+        actor: Actor::Mesh,
+        reason: "lost".to_owned(),
+        accept_lag: false,
+        lost_for: None,
+    };
+    let plan = make(Moment(200), group, &heard, &wish).unwrap();
+    let run = RunId(10);
+    let name = || "g".parse().unwrap();
+    let signalled =
+        |signal, cause| Command::Signalled { group: name(), run, signal, detail: String::new(), cause };
+    let overridden = |site: Option<&str>| Command::RunOverridden {
+        group: name(),
+        run,
+        site: site.map(|site| site.parse().unwrap()),
+        reason: "it costs more".to_owned(),
+    };
+    assert!(matches!(apply(&mut state, 10, vec![Command::RunOpened { plan }]), Applied::Done { .. }));
+    assert!(matches!(apply(&mut state, 11, vec![overridden(None)]), Applied::Refused(_)), "it is not stuck");
+    let lost = vec![
+        signalled(Signal::PledgedByMajority, None),
+        signalled(Signal::NoCandidate, Some(StuckCause::NoCandidate)),
+    ];
+    assert!(matches!(apply(&mut state, 12, lost), Applied::Done { .. }));
+    assert!(
+        matches!(apply(&mut state, 13, vec![overridden(Some("west"))]), Applied::Refused(_)),
+        "nobody is there"
+    );
+    let again = vec![overridden(None), signalled(Signal::Retry, None)];
+    assert!(matches!(apply(&mut state, 14, again), Applied::Done { .. }));
+    let gone_on = state.groups.values().next().unwrap().run.as_ref().unwrap();
+    assert_eq!((gone_on.phase, gone_on.plan.accept_lag, &gone_on.plan.site), (Phase::Pledging, true, &None));
+    assert!(state.groups.values().next().unwrap().takeover.is_some(), "the pledges are not waived");
 }

@@ -179,6 +179,9 @@ pub struct TargetArgs {
     /// The group; may be left out when there is one
     #[arg(long, short)]
     pub group: Option<GroupName>,
+    /// Every group whose primary stands elsewhere, all at the same time
+    #[arg(long, requires = "site", conflicts_with_all = ["group", "instance"])]
+    pub all: bool,
 }
 
 /// How a run is started and followed.

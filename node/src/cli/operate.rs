@@ -16,7 +16,7 @@ use super::client::{AskError, Client, changes};
 use super::exit::{Exit, Failure};
 use super::output::Output;
 use super::render::Detail;
-use super::{apply, audit, caller, follow, render};
+use super::{apply, audit, caller, everything, follow, render};
 
 /// Runs one operator command to its end, on a runtime of its own.
 #[must_use]
@@ -53,6 +53,10 @@ impl Operator {
         match operation {
             Operation::Status(args) => self.status(args).await,
             Operation::Why(args) => self.show(Ask::Why { group: args.group }).await,
+            Operation::Plan(target) if target.all => {
+                let how = StartArgs { dry_run: true, yes: true, detach: false, reason: None };
+                everything::run(self, failover_ask(target, None), &how).await
+            }
             Operation::Plan(target) => self.plan(failover_ask(target, None)).await,
             Operation::Failover(args) => self.failover(args).await,
             Operation::Switchover(args) => self.switchover(args).await,
@@ -190,7 +194,11 @@ impl Operator {
         }
     }
 
-    async fn status_view(&self) -> Result<Box<StatusView>, Failure> {
+    /// The status.
+    ///
+    /// # Errors
+    /// A [`Failure`] when the agent does not answer.
+    pub async fn status_view(&self) -> Result<Box<StatusView>, Failure> {
         let answer = self.ask(Ask::Status).await?;
         let Answer::Status(view) = answer else { return Err(self.other_answer(false)) };
         Ok(view)
@@ -211,7 +219,11 @@ impl Operator {
         }
     }
 
-    async fn planned(&self, ask: FailoverAsk) -> Result<Planned, Failure> {
+    /// The plan, or the run that is going on instead.
+    ///
+    /// # Errors
+    /// A [`Failure`] when the agent does not answer, or the mesh refuses.
+    pub async fn planned(&self, ask: FailoverAsk) -> Result<Planned, Failure> {
         let answer = self.ask(Ask::Failover(ask)).await?;
         if let Answer::Run(view) = answer {
             return Ok(Planned::Running(view));
@@ -227,18 +239,20 @@ impl Operator {
     }
 
     async fn failover(&self, args: FailoverArgs) -> Result<Exit, Failure> {
+        let all = args.target.all;
         let mut ask = failover_ask(args.target, args.start.reason.clone());
         ask.force = args.force;
         if args.force {
             ask.reason = reason(ask.reason)?;
         }
-        self.start(ask, &args.start).await
+        if all { everything::run(self, ask, &args.start).await } else { self.start(ask, &args.start).await }
     }
 
     async fn switchover(&self, args: SwitchoverArgs) -> Result<Exit, Failure> {
+        let all = args.target.all;
         let mut ask = failover_ask(args.target, args.start.reason.clone());
         ask.graceful_only = true;
-        self.start(ask, &args.start).await
+        if all { everything::run(self, ask, &args.start).await } else { self.start(ask, &args.start).await }
     }
 
     async fn start(&self, ask: FailoverAsk, how: &StartArgs) -> Result<Exit, Failure> {
@@ -247,14 +261,16 @@ impl Operator {
         }
         if !how.yes {
             let view = match self.planned(FailoverAsk { dry_run: true, ..ask.clone() }).await? {
-                Planned::Plan(view) => view,
+                Planned::Plan(view) if !view.findings.is_empty() => return self.show_plan(&view),
+                Planned::Plan(view) => render::plan(&view, &self.output.look),
+                // It found nobody within its limits, and is to go on without them.
+                Planned::Running(view) if ask.force && view.run.phase == Phase::Stuck => {
+                    render::run(&view, &self.output.look)
+                }
                 // Nothing to decide: two at once end in one run.
                 Planned::Running(view) => return follow::to_the_end(self, *view).await,
             };
-            if !view.findings.is_empty() {
-                return self.show_plan(&view);
-            }
-            self.output.progress(&render::plan(&view, &self.output.look))?;
+            self.output.progress(&view)?;
             if !self.confirmed()? {
                 self.output.progress("nothing was changed\n")?;
                 return Ok(Exit::Done);
@@ -266,7 +282,11 @@ impl Operator {
         if how.detach { self.detached(&view) } else { follow::to_the_end(self, *view).await }
     }
 
-    fn detached(&self, view: &RunView) -> Result<Exit, Failure> {
+    /// Shows how to come back to a run.
+    ///
+    /// # Errors
+    /// A [`Failure`] when the output cannot be written.
+    pub fn detached(&self, view: &RunView) -> Result<Exit, Failure> {
         let id = view.run.id;
         self.output.show(view, |view, look| {
             format!("{}next: mesh run {id} --follow\n", render::run_heading(view, look))
@@ -274,7 +294,11 @@ impl Operator {
         Ok(Exit::Done)
     }
 
-    fn confirmed(&self) -> Result<bool, Failure> {
+    /// Asks the person at the terminal.
+    ///
+    /// # Errors
+    /// A [`Failure`] when there is none.
+    pub fn confirmed(&self) -> Result<bool, Failure> {
         let unreadable = |error: std::io::Error| {
             Failure::new(
                 Exit::Invalid,
@@ -396,7 +420,9 @@ impl Operator {
 }
 
 /// What came of asking for a plan.
-enum Planned {
+#[derive(Debug)]
+pub enum Planned {
+    /// The plan, which may have findings.
     Plan(Box<PlanView>),
     /// A run is going on already.
     Running(Box<RunView>),

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 pub enum StoreError {
     /// There is no file.
     #[error(
-        "{} is missing: this voter lost what it promised and must not vote again under its number; remove it with `mesh node remove`, and add it under a new id with an empty data_dir",
+        "{} is missing: this voter lost what it promised and must not vote again under its number; leave it stopped, and follow the runbook page voter-store",
         path.display()
     )]
     Missing {
@@ -24,7 +24,7 @@ pub enum StoreError {
     },
     /// The file does not decode.
     #[error(
-        "{} is damaged: this voter cannot know what it promised and must not vote again under its number; remove it with `mesh node remove`, and add it under a new id with an empty data_dir",
+        "{} is damaged: this voter cannot know what it promised and must not vote again under its number; leave it stopped, and follow the runbook page voter-store",
         path.display()
     )]
     Damaged {

@@ -41,7 +41,14 @@ impl Bind {
              update-policy {{ {} grant human. zonesub ANY; }}; }};\n",
             grants.join(" ")
         );
-        Self::start(free_port(), &zone).await
+        // Whoever else asked for a free port at this moment may have been given the same; BIND then runs without it.
+        for _ in 0..5 {
+            let bind = Self::start(free_port(), &zone).await;
+            if !bind.log().contains("address in use") {
+                return bind;
+            }
+        }
+        panic!("no port stays free")
     }
 
     pub async fn secondary(at: SocketAddr, primary: SocketAddr) -> Self {

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use mesh_proto::run::{Phase, Run};
-use mesh_tests::lab::cluster::{Cluster, DR, EAST, WITNESS, Wanted};
+use mesh_tests::lab::bind::NAME;
+use mesh_tests::lab::cluster::{Also, Cluster, DR, EAST, WITNESS, Wanted};
 use mesh_tests::lab::direct::Direct;
 use mesh_tests::lab::ground::Leave;
 use mesh_tests::lab::haproxy::Follows;
@@ -66,7 +67,7 @@ async fn set_up(voice: Voice) -> Result<Cluster> {
         terrain: Terrain::Loopback,
         follows: Follows::RuntimeApi,
         spec: String::new(),
-        also: Vec::new(),
+        also: vec![Also::Bind],
     };
     let mut cluster = Cluster::raise(wanted).await?;
     let site = |node: usize, what: &str| {
@@ -75,7 +76,7 @@ async fn set_up(voice: Voice) -> Result<Cluster> {
     };
     site(EAST, "PostgreSQL pg-east, the primary; its guard; an agent");
     site(DR, "PostgreSQL pg-dr, a standby that streams from pg-east; its guard; an agent");
-    site(WITNESS, "no database; an agent; HAProxy, the route that clients take");
+    site(WITNESS, "no database; an agent; the routes that clients take: HAProxy, and a name in BIND");
     cluster.form().await?;
     voice.say(
         "The mesh is formed, the group `orders` applied, and its primary adopted. What an operator sees:",
@@ -143,6 +144,7 @@ impl Play {
         self.promise(run.is_some(), "the run came to its end, and its record says so");
         self.outage(outage, limit);
         self.one_writer(fault, outage);
+        self.named(DR).await?;
         self.losses(scenario == Scenario::Switchover, DR).await
     }
 
@@ -193,6 +195,7 @@ impl Play {
         self.cluster.until_healthy("pg-east", REJOIN).await?;
         self.outage(outage, OUTAGE_PLANNED);
         self.one_writer(fault, outage);
+        self.named(EAST).await?;
         self.losses(true, EAST).await
     }
 
@@ -265,6 +268,19 @@ impl Play {
         );
     }
 
+    /// What a client that follows the name is told, and the marker beside it.
+    async fn named(&mut self, node: usize) -> Result<()> {
+        let Some(bind) = &self.cluster.bind else { return Ok(()) };
+        let (ip, name) = (self.cluster.nodes[node].host.ip().to_string(), &self.cluster.nodes[node].name);
+        let at = bind.at(NAME, "A").await?;
+        let marker = bind.at(&format!("_mesh-epoch.{NAME}"), "TXT").await?.join(" ");
+        let what = format!("the name {NAME} leads to {name} ({})", at.join(", "));
+        let kept = at == [ip] && marker.contains(&format!("site={name}"));
+        self.promise(kept, &what);
+        self.voice.line(&format!("its marker: {}", marker.replace('"', "")));
+        Ok(())
+    }
+
     async fn losses(&mut self, planned: bool, primary: usize) -> Result<()> {
         let (count, mut lost) = self.writer.lost(&self.cluster.servers[primary].local_client()).await?;
         lost.retain(|row| !self.gone.contains(row));
@@ -314,7 +330,7 @@ fn table(voice: Voice, run: &Run, zero: u64) {
         "agree" => "a majority of voters pledge to renew the old lease no more",
         "fence" => "standbys frozen; proof that the old primary can acknowledge nothing",
         "promote" => "the best standby becomes the primary, and writes the new epoch",
-        "route" => "HAProxy leads to it; sessions to the old one are ended",
+        "route" => "HAProxy and the name lead to it; sessions to the old one are ended",
         "verify" => "a write through the route arrives in the new epoch",
         _ => "",
     };
