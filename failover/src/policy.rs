@@ -4,8 +4,8 @@
 use mesh_proto::Millis;
 use mesh_proto::command::MemberRecord;
 use mesh_proto::spec::{
-    DnsTarget, Durability, GroupSpec, HaproxyTarget, PgbouncerTarget, Profile, RecordKind, RecordSpec,
-    RouteSpec, RouteTarget, Timing,
+    DnsTarget, Durability, Engine, GroupSpec, HaproxyTarget, PgbouncerTarget, Profile, RecordKind,
+    RecordSpec, RouteSpec, RouteTarget, Timing,
 };
 
 /// One thing that is wrong with a spec.
@@ -101,6 +101,7 @@ pub fn check(spec: &GroupSpec, members: &[MemberRecord]) -> Vec<Finding> {
     findings.extend(check_instances(spec, members));
     findings.extend(check_routes(spec, members));
     findings.extend(crate::errands::check(spec, members));
+    findings.extend(check_engine(spec));
     if spec.durability == Durability::ZeroLoss {
         findings.push(Finding::new(
             "durability",
@@ -116,6 +117,33 @@ pub fn check(spec: &GroupSpec, members: &[MemberRecord]) -> Vec<Finding> {
     for site in &spec.site_preference {
         if !members.iter().any(|m| m.site == *site) {
             findings.push(unknown_site("site_preference", site.as_str(), members));
+        }
+    }
+    findings
+}
+
+/// One group has one primary, one lease and one epoch, so one engine; and a pooler of one engine leads to no other.
+fn check_engine(spec: &GroupSpec) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for instance in &spec.instances {
+        if let Some(engine) = instance.engine.filter(|engine| *engine != spec.engine) {
+            findings.push(Finding::new(
+                format!("instance[{}].engine", instance.name),
+                format!(
+                    "{engine} in a group of {}: a group has one primary, and two engines have two",
+                    spec.engine
+                ),
+                "make a group of its own for each engine",
+            ));
+        }
+    }
+    for route in &spec.routes {
+        if spec.engine == Engine::Redis && matches!(route.target, RouteTarget::Pgbouncer(_)) {
+            findings.push(Finding::new(
+                format!("route[{}].kind", route.name),
+                "PgBouncer speaks with PostgreSQL only",
+                "lead Redis by HAProxy or DNS",
+            ));
         }
     }
     findings
@@ -438,6 +466,23 @@ mod tests {
             let found = check(&spec("orders", bad), &[]);
             assert!(found.iter().any(|finding| finding.key == "route[db].database"), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_group_has_one_engine_and_redis_no_pooler_of_postgres() {
+        let text = r#"{"group": "cache", "engine": "redis",
+            "instance": [{"name": "a", "site": "east", "agent": "e", "engine": "postgres",
+                "address": "10.0.0.1:6379", "guard": "10.0.0.1:7401"}],
+            "route": [{"name": "db", "kind": "pgbouncer", "agent": "w", "database": "app", "listen": "10.0.0.3:6432"}]}"#;
+        let spec: GroupSpec = serde_json::from_str(text).unwrap();
+        let found = check_engine(&spec);
+        let keys: Vec<_> = found.iter().map(|finding| finding.key.as_str()).collect();
+        assert_eq!(keys, ["instance[a].engine", "route[db].kind"]);
+        assert!(found[0].what.contains("PostgreSQL in a group of Redis"), "{}", found[0].what);
+        let without: GroupSpec = serde_json::from_str(r#"{"group": "orders"}"#).unwrap();
+        assert_eq!(without.engine, Engine::Postgres, "what was applied before there was a choice");
+        assert!(!serde_json::to_string(&without).unwrap().contains("engine"), "an older agent reads it");
+        assert!(serde_json::from_str::<GroupSpec>(r#"{"group": "x", "engine": "mysql"}"#).is_err());
     }
 
     #[test]

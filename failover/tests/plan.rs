@@ -24,12 +24,14 @@ fn instance(name: &str, port: u16) -> InstanceSpec {
         address: ([127, 0, 0, 1], port).into(),
         guard: ([127, 0, 0, 1], port + 1_000).into(),
         priority: 100,
+        engine: None,
     }
 }
 
 fn founded() -> MeshState {
     let spec = GroupSpec {
         group: "g".parse().unwrap(),
+        engine: mesh_proto::spec::Engine::Postgres,
         profile: Profile::Lan,
         timing: None,
         durability: Durability::Bounded,
@@ -94,6 +96,8 @@ fn status(name: &str, seq: u64, process: ProcessState, have: Option<u64>) -> Gua
         busy: None,
         trouble: None,
         downgraded: Vec::new(),
+        engine: mesh_proto::spec::Engine::Postgres,
+        rival: None,
     }
 }
 

@@ -57,6 +57,12 @@ pub struct GuardStatus {
     pub trouble: Option<String>,
     /// Promise 1 is downgraded here because … (DESIGN §3.1); empty when nothing is.
     pub downgraded: Vec<String>,
+    /// What it guards.
+    #[serde(default, skip_serializing_if = "crate::spec::Engine::is_postgres")]
+    pub engine: crate::spec::Engine,
+    /// Somebody else decides here who is primary, and what to do about it: mesh does not act by itself beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rival: Option<String>,
 }
 
 /// A lease as its guard holds it.

@@ -284,6 +284,9 @@ pub struct NodeView {
 pub struct GroupStatus {
     /// Name.
     pub group: GroupName,
+    /// What its servers are.
+    #[serde(default)]
+    pub engine: crate::spec::Engine,
     /// Version of the spec.
     pub version: u64,
     /// Epoch.

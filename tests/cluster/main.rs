@@ -9,6 +9,7 @@ mod failover;
 mod ground;
 mod live;
 mod network;
+mod redis;
 mod refusals;
 mod routes;
 mod services;

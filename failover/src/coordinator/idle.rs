@@ -55,7 +55,7 @@ impl Driver {
         group: &Group,
         judgement: &Judgement,
     ) -> Option<Step> {
-        if group.blocked().is_some() {
+        if group.blocked().is_some() || context.heard.rival(&group.spec.group).is_some() {
             self.willing = None;
             return if group.pause.is_none() { self.open_in_place(context, group) } else { None };
         }
@@ -153,7 +153,7 @@ impl Driver {
         let mut judgement = judgement;
         let mut blocked = None;
         if judgement.verdict == Verdict::Down {
-            blocked = group.blocked();
+            blocked = group.blocked().or_else(|| context.heard.rival(&group.spec.group));
             if blocked.is_none() {
                 let standings = plan::assess(context.now, group, context.heard, false);
                 if standings.iter().all(|s| s.rejected.is_some()) {

@@ -4,7 +4,7 @@
 
 use mesh_proto::evidence::{Position, ProcessState, Receiving, WriteProbe};
 use mesh_proto::lease::{Electorate, LeaseTerm, Receipt};
-use mesh_proto::spec::Timing;
+use mesh_proto::spec::{Engine, Timing};
 use mesh_proto::{
     DataIncarnation, Epoch, Generation, GroupName, GuardIncarnation, InstanceName, Lsn, Millis,
 };
@@ -17,6 +17,8 @@ pub struct GuardConfig {
     pub group: GroupName,
     /// The instance it guards.
     pub instance: InstanceName,
+    /// What that is.
+    pub engine: Engine,
     /// Ed25519 public key that verifies its receipts, in hexadecimal.
     pub public_key: String,
     /// Timing until the log says otherwise.
@@ -137,6 +139,8 @@ pub struct LocalFacts {
     pub downgraded: Vec<String>,
     /// What is wrong and what to do, in words.
     pub trouble: Option<String>,
+    /// Who else decides here, and what to do about it.
+    pub rival: Option<String>,
 }
 
 /// The instance was opened as primary under this lease.

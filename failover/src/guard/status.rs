@@ -25,6 +25,7 @@ pub(super) struct Essence {
     paused: Option<u64>,
     busy: Option<String>,
     trouble: Option<String>,
+    rival: Option<String>,
 }
 
 impl Guard {
@@ -45,6 +46,7 @@ impl Guard {
             paused: status.paused,
             busy: status.busy,
             trouble: status.trouble,
+            rival: status.rival,
         }
     }
 
@@ -79,6 +81,8 @@ impl Guard {
             busy: self.job.as_ref().map(|job| job.task.words().to_owned()),
             trouble: self.trouble_words(facts.and_then(|facts| facts.trouble.clone())),
             downgraded: facts.map(|facts| facts.downgraded.clone()).unwrap_or_default(),
+            engine: self.config.engine,
+            rival: facts.and_then(|facts| facts.rival.clone()),
         }
     }
 

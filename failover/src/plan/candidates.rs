@@ -87,6 +87,9 @@ pub fn assess(now: Moment, group: &Group, heard: &Observations, accept_lag: bool
             Some(status) if status.system_id != group.system_id => {
                 Some("is a server of another cluster: the system identifier differs".to_owned())
             }
+            Some(status) if status.engine != group.spec.engine => {
+                Some(format!("its guard guards {}, and the group is of {}", status.engine, group.spec.engine))
+            }
             Some(status) if status.data.is_none() => Some("the life of its data is not known".to_owned()),
             Some(_) => position_rejection(group, reference, position, lag, accept_lag),
         };

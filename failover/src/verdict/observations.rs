@@ -86,6 +86,17 @@ impl Observations {
         self.guard(group, instance).filter(|heard| heard.age(now) <= fresh).map(|heard| &heard.said)
     }
 
+    /// Who else decides about a group's instances, as their guards said last: beside somebody like that nothing is done
+    /// without an operator. A dead instance's last word counts.
+    #[must_use]
+    pub fn rival(&self, group: &GroupName) -> Option<String> {
+        let of_group = self.guards.iter().filter(|((of, _), _)| of == group);
+        let mut rivals = of_group.filter_map(|((_, instance), heard)| {
+            heard.said.rival.as_ref().map(|rival| format!("at {instance}: {rival}"))
+        });
+        rivals.next()
+    }
+
     /// The newest report of an observer, however old.
     #[must_use]
     pub fn report(&self, agent: &AgentName) -> Option<&Heard<Report>> {

@@ -32,7 +32,7 @@ impl LocalRoles {
     pub fn new(config: &NodeConfig, peers: Arc<Peers>, asked: Arc<Asked>) -> Self {
         let consensus = asked.driver.consensus.clone();
         let instances =
-            config.instances.iter().map(|i| (i.name.clone(), i.group.clone(), i.guard_listen)).collect();
+            config.guarded().map(|i| (i.name().clone(), i.group().clone(), i.guard_listen())).collect();
         Self { instances, peers, consensus, asked }
     }
 

@@ -8,14 +8,42 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use mesh_adapters::postgres::{ProbeOutcome, ProbeTarget, Prober};
+use mesh_adapters::postgres::{ProbeOutcome, ProbeTarget, Prober as PostgresProber};
+use mesh_adapters::redis;
 use mesh_failover::state::MeshState;
 use mesh_proto::evidence::{Seen, Sighting};
+use mesh_proto::spec::Engine;
 use mesh_proto::{AgentName, Epoch, GroupName, InstanceName, Millis};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-/// How observers log in.
+/// How observers log in, to each engine that this agent's file has a section for.
+#[derive(Debug, Clone, Default)]
+pub struct Logins {
+    /// To PostgreSQL.
+    pub postgres: Option<ProbeLogin>,
+    /// To Redis.
+    pub redis: Option<RedisLogin>,
+}
+
+/// How observers log in to Redis.
+#[derive(Debug, Clone)]
+pub struct RedisLogin {
+    /// The user; the default one where there is none.
+    pub credentials: Option<redis::Credentials>,
+    /// TLS, if the servers speak it.
+    pub tls: Option<redis::Tls>,
+}
+
+impl RedisLogin {
+    /// A server, as this observer reaches it.
+    #[must_use]
+    pub fn target(&self, address: std::net::SocketAddr) -> redis::Target {
+        redis::Target { address, credentials: self.credentials.clone(), tls: self.tls.clone() }
+    }
+}
+
+/// How observers log in to PostgreSQL.
 #[derive(Debug, Clone)]
 pub struct ProbeLogin {
     /// The role.
@@ -28,7 +56,7 @@ pub struct ProbeLogin {
 #[derive(Debug)]
 pub struct Sightings {
     me: AgentName,
-    login: Option<ProbeLogin>,
+    logins: Logins,
     seen: Arc<Mutex<BTreeMap<Target, Eye>>>,
     /// Woken when what is seen changes.
     pub changed: Arc<Notify>,
@@ -40,6 +68,7 @@ type Target = (GroupName, InstanceName);
 /// What a probing task works by; another one replaces it when this changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Goal {
+    engine: Engine,
     address: std::net::SocketAddr,
     database: String,
     system_id: Option<u64>,
@@ -60,13 +89,12 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Sightings {
     /// Sees nothing yet.
     #[must_use]
-    pub fn new(me: AgentName, login: Option<ProbeLogin>) -> Self {
-        Self { me, login, seen: Arc::default(), changed: Arc::new(Notify::new()), probing: Mutex::default() }
+    pub fn new(me: AgentName, logins: Logins) -> Self {
+        Self { me, logins, seen: Arc::default(), changed: Arc::new(Notify::new()), probing: Mutex::default() }
     }
 
     /// Probes what the applied specs name, and stops probing what they do not name any more.
     pub fn follow(&self, state: &MeshState) {
-        let Some(login) = &self.login else { return };
         let mut wanted = BTreeMap::new();
         for group in state.groups.values() {
             if !group.spec.observers.is_empty() && !group.spec.observers.contains(&self.me) {
@@ -74,6 +102,7 @@ impl Sightings {
             }
             for instance in &group.spec.instances {
                 let goal = Goal {
+                    engine: group.spec.engine,
                     address: instance.address,
                     database: group.spec.database.clone(),
                     system_id: group.system_id,
@@ -92,19 +121,33 @@ impl Sightings {
             keep
         });
         for (target, goal) in wanted {
+            // Whoever cannot log in sees nothing, and says nothing.
+            let Some(prober) = self.prober(&goal) else { continue };
             probing.entry(target.clone()).or_insert_with(|| {
-                let prober = Prober::new(ProbeTarget {
-                    address: goal.address,
-                    database: goal.database.clone(),
-                    user: login.user.clone(),
-                    passfile: login.passfile.clone(),
-                    system_identifier: goal.system_id,
-                });
                 let (seen, changed) = (Arc::clone(&self.seen), Arc::clone(&self.changed));
                 let task = tokio::spawn(probe_for_ever(prober, target, goal.every, seen, changed));
                 (goal, task.abort_handle())
             });
         }
+    }
+
+    fn prober(&self, goal: &Goal) -> Option<Prober> {
+        Some(match goal.engine {
+            Engine::Postgres => {
+                let login = self.logins.postgres.as_ref()?;
+                Prober::Postgres(Box::new(PostgresProber::new(ProbeTarget {
+                    address: goal.address,
+                    database: goal.database.clone(),
+                    user: login.user.clone(),
+                    passfile: login.passfile.clone(),
+                    system_identifier: goal.system_id,
+                })))
+            }
+            Engine::Redis => {
+                let target = self.logins.redis.as_ref()?.target(goal.address);
+                Prober::Redis(Box::new(redis::Prober::new(target, goal.system_id)))
+            }
+        })
     }
 
     /// Whether any instance was not seen at the newest look.
@@ -138,6 +181,21 @@ impl Drop for Sightings {
     }
 }
 
+/// An observer of one instance.
+enum Prober {
+    Postgres(Box<PostgresProber>),
+    Redis(Box<redis::Prober>),
+}
+
+impl Prober {
+    async fn probe(&mut self, timeout: Duration) -> Seen {
+        match self {
+            Self::Postgres(prober) => seen_of(&prober.probe(timeout).await.outcome),
+            Self::Redis(prober) => seen_of_redis(&prober.probe(timeout).await.outcome),
+        }
+    }
+}
+
 async fn probe_for_ever(
     mut prober: Prober,
     target: Target,
@@ -151,8 +209,7 @@ async fn probe_for_ever(
         due.tick().await;
         let began = Instant::now();
         // Two intervals: one lost packet and its retransmission (200 ms) do not make a loss.
-        let report = prober.probe(every * 2).await;
-        let now_seen = seen_of(&report.outcome);
+        let now_seen = prober.probe(every * 2).await;
         let mut seen = lock(&seen);
         let before = seen.get(&target).copied();
         let lost_since = now_seen.is_lost().then(|| before.and_then(|eye| eye.lost_since).unwrap_or(began));
@@ -179,5 +236,28 @@ fn seen_of(outcome: &ProbeOutcome) -> Seen {
         ProbeOutcome::AuthFailed { .. } => Seen::AuthFailed,
         ProbeOutcome::WrongSystem { .. } => Seen::WrongSystem,
         ProbeOutcome::Other { .. } => Seen::Error,
+    }
+}
+
+fn seen_of_redis(outcome: &redis::ProbeOutcome) -> Seen {
+    use redis::{Fault, ProbeOutcome};
+    match outcome {
+        ProbeOutcome::Primary { stamp } => {
+            Seen::Writable { epoch: stamp.as_ref().map(|stamp| Epoch(stamp.epoch)) }
+        }
+        ProbeOutcome::Replica => Seen::ReadOnly,
+        ProbeOutcome::WrongSystem { .. } => Seen::WrongSystem,
+        ProbeOutcome::Fault(fault) => match fault {
+            Fault::Refused => Seen::Refused,
+            Fault::Unreachable => Seen::Unreachable,
+            Fault::TimedOut => Seen::TimedOut,
+            Fault::Loading => Seen::Starting,
+            // It answers: a command keeps it busy.
+            Fault::Busy => Seen::Busy,
+            Fault::Authentication | Fault::NoPermission | Fault::Tls => Seen::AuthFailed,
+            Fault::ReadOnly | Fault::MasterDown => Seen::ReadOnly,
+            // Closed as soon as it was opened, as by a server without a free connection.
+            Fault::Broken | Fault::WriteStopped(_) | Fault::Other { .. } | Fault::Form => Seen::Error,
+        },
     }
 }

@@ -23,7 +23,7 @@ use super::peers::Peers;
 use super::reporter;
 use super::routes::{Holdings, RouteKeeper, RouteWatch, Specs};
 use super::service::AgentService;
-use super::sightings::{ProbeLogin, Sightings};
+use super::sightings::{Logins, ProbeLogin, RedisLogin, Sightings};
 use super::supervisor;
 use crate::clock::Clock;
 use crate::config::{ConfigError, NodeConfig, Reader};
@@ -42,6 +42,9 @@ pub enum AgentError {
     /// Its file.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// TLS towards Redis.
+    #[error("the observers of Redis cannot speak TLS")]
+    RedisTls(#[source] mesh_adapters::redis::TlsError),
     /// The file gives it no Raft number.
     #[error(
         "agent {0} has no Raft number: add it to [[mesh.voter]], or give it `id` in [agent] (a number never used before)"
@@ -178,17 +181,19 @@ pub async fn run(path: &Path) -> Result<(), AgentError> {
     let consensus =
         Consensus::open(options, MeshMachine::default(), raft_dialer).await.map_err(AgentError::Open)?;
 
-    let login = config
-        .probe
-        .as_ref()
-        .map(|probe| ProbeLogin { user: probe.user.clone(), passfile: probe.password_file.clone() });
+    let logins = logins(&config)?;
     let gates = Gates::open(&config.agent.data_dir)?;
     let specs = Arc::new(AppliedSpecs(consensus.clone()));
     let journal = Journal::open(&config.agent.data_dir)?;
     let me = config.agent.name.clone();
-    let errands =
-        ErrandKeeper::new(me, Allowed::of(&config), login.clone(), journal, Arc::clone(&specs) as _);
-    let keeper = Arc::new(RouteKeeper::new(Holdings::of(&config), login.clone(), gates, specs));
+    let errands = ErrandKeeper::new(
+        me,
+        Allowed::of(&config),
+        logins.postgres.clone(),
+        journal,
+        Arc::clone(&specs) as _,
+    );
+    let keeper = Arc::new(RouteKeeper::new(Holdings::of(&config), logins.clone(), gates, specs));
     let peers = Arc::new(Peers::new(config.mesh.id.clone(), dialer));
     let clock = Arc::new(Clock::for_voter());
     let driver = Arc::new(Driver::new(
@@ -199,7 +204,7 @@ pub async fn run(path: &Path) -> Result<(), AgentError> {
         keeper,
         Arc::new(errands),
     ));
-    let sightings = Arc::new(Sightings::new(config.agent.name.clone(), login));
+    let sightings = Arc::new(Sightings::new(config.agent.name.clone(), logins));
     let asked = Arc::new(Asked { driver: Arc::clone(&driver), config: Arc::clone(&config) });
 
     let voter = super::voting::service(&config, &driver).map_err(AgentError::Voter)?;
@@ -264,6 +269,23 @@ pub async fn run(path: &Path) -> Result<(), AgentError> {
     }
     consensus.shutdown().await;
     ended
+}
+
+/// How this agent logs in to the servers that it observes.
+fn logins(config: &NodeConfig) -> Result<Logins, AgentError> {
+    let postgres = config
+        .probe
+        .as_ref()
+        .map(|probe| ProbeLogin { user: probe.user.clone(), passfile: probe.password_file.clone() });
+    let redis = match &config.redis_probe {
+        None => None,
+        Some(probe) => {
+            let tls = probe.tls.as_ref().map(|tls| mesh_adapters::redis::Tls::load(&tls.files()));
+            let tls = tls.transpose().map_err(AgentError::RedisTls)?;
+            Some(RedisLogin { credentials: probe.credentials(), tls })
+        }
+    };
+    Ok(Logins { postgres, redis })
 }
 
 fn raft_dialer(dialer: Dialer, timings: mesh_consensus::Timings) -> impl mesh_consensus::Dialer {

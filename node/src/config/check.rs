@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use super::{NodeConfig, Reader};
+use super::{Guarded, NodeConfig, Reader};
 
 /// A step on the way to a value in the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,8 @@ macro_rules! at {
     ($($step:expr),+) => { vec![$(At::from($step)),+] };
 }
 pub(super) use at;
+
+mod redis;
 
 /// Something wrong with the value at a path.
 #[derive(Debug, PartialEq, Eq)]
@@ -205,6 +207,7 @@ fn paths(config: &NodeConfig) -> Vec<(&Path, Vec<At>)> {
         ];
         paths.extend(optional.into_iter().filter_map(|(field, path)| Some((path.as_deref()?, here(field)))));
     }
+    redis::paths(config, &mut paths);
     paths
 }
 
@@ -212,8 +215,8 @@ fn paths(config: &NodeConfig) -> Vec<(&Path, Vec<At>)> {
 fn listeners(config: &NodeConfig, found: &mut Vec<Finding>) {
     let mut listeners = vec![(config.agent.listen, at!["agent", "listen"])];
     listeners.extend(config.agent.http.map(|http| (http, at!["agent", "http"])));
-    for (index, instance) in config.instances.iter().enumerate() {
-        listeners.push((instance.guard_listen, at!["instance", index, "guard_listen"]));
+    for (table, index, instance) in numbered(config) {
+        listeners.push((instance.guard_listen(), at![table, index, "guard_listen"]));
     }
     for (index, (address, at)) in listeners.iter().enumerate() {
         if let Some((other, _)) = listeners[..index].iter().find(|(other, _)| overlap(*other, *address)) {
@@ -223,14 +226,23 @@ fn listeners(config: &NodeConfig, found: &mut Vec<Finding>) {
                 "choose another port",
             ));
         }
-        if let Some(instance) = config.instances.iter().find(|instance| instance.port == address.port()) {
+        if let Some(instance) = config.guarded().find(|instance| instance.port() == address.port()) {
             found.push(finding(
                 at.clone(),
-                format!("port {} belongs to instance {}", address.port(), instance.name),
+                format!("port {} belongs to instance {}", address.port(), instance.name()),
                 "choose another port",
             ));
         }
     }
+}
+
+/// Every instance, with where it stands in the file.
+fn numbered(config: &NodeConfig) -> impl Iterator<Item = (&'static str, usize, Guarded<'_>)> {
+    let postgres = config.instances.iter().enumerate();
+    let redis = config.redis.iter().enumerate();
+    postgres
+        .map(|(index, section)| ("instance", index, Guarded::Postgres(section)))
+        .chain(redis.map(|(index, section)| ("redis", index, Guarded::Redis(section))))
 }
 
 fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
@@ -239,37 +251,37 @@ fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
 
 fn instances(config: &NodeConfig, found: &mut Vec<Finding>) {
     let mut seen: BTreeMap<(&str, String), &mesh_proto::InstanceName> = BTreeMap::new();
-    for (index, instance) in config.instances.iter().enumerate() {
+    for (table, index, instance) in numbered(config) {
         let unique = [
-            ("name", instance.name.to_string()),
-            ("port", instance.port.to_string()),
-            ("data_dir", instance.data_dir.display().to_string()),
-            ("state_dir", instance.state_dir.display().to_string()),
-            ("log_file", instance.log_file.display().to_string()),
+            ("name", instance.name().to_string()),
+            ("port", instance.port().to_string()),
+            ("data_dir", instance.data_dir().display().to_string()),
+            ("state_dir", instance.state_dir().display().to_string()),
+            ("log_file", instance.log_file().display().to_string()),
         ];
         for (field, value) in unique {
-            if let Some(other) = seen.insert((field, value.clone()), &instance.name) {
+            if let Some(other) = seen.insert((field, value.clone()), instance.name()) {
                 found.push(finding(
-                    at!["instance", index, field],
+                    at![table, index, field],
                     format!("{field} {value} already belongs to instance {other}"),
                     format!("give each instance a {field} of its own"),
                 ));
             }
         }
-        if instance.listen.unwrap_or(instance.guard_listen.ip()).is_unspecified() {
+        if instance.listen().is_unspecified() {
             found.push(finding(
-                at!["instance", index, "guard_listen"],
+                at![table, index, "guard_listen"],
                 "the instance's own address is not known: neither `listen` nor guard_listen names one",
                 "add `listen = \"IP\"` with the literal address under which standbys reach the instance",
             ));
         }
-        if instance.port == 0 {
-            found.push(finding(at!["instance", index, "port"], "port 0 is no port", "name the TCP port"));
+        if instance.port() == 0 {
+            found.push(finding(at![table, index, "port"], "port 0 is no port", "name the TCP port"));
         }
-        for (field, path) in [("state_dir", &instance.state_dir), ("log_file", &instance.log_file)] {
-            if path.starts_with(&instance.data_dir) {
+        for (field, path) in [("state_dir", instance.state_dir()), ("log_file", instance.log_file())] {
+            if path.starts_with(instance.data_dir()) {
                 found.push(finding(
-                    at!["instance", index, field],
+                    at![table, index, field],
                     format!("{} lies inside the data directory", path.display()),
                     "put it elsewhere, best on another disk: a rebuild replaces the data directory, and fencing must not wait for its disk",
                 ));
@@ -346,6 +358,12 @@ pub(super) fn files(config: &NodeConfig, reader: Reader<'_>) -> Vec<Finding> {
             if let Some(file) = config.probe.as_ref().and_then(|probe| probe.password_file.as_ref()) {
                 secret(file, 0o077, at!["probe", "password_file"], &mut found);
             }
+            if let Some(probe) = &config.redis_probe {
+                if let Some(file) = &probe.password_file {
+                    secret(file, 0o077, at!["redis_probe", "password_file"], &mut found);
+                }
+                redis::tls(probe.tls.as_ref(), at!["redis_probe", "tls"], &mut found);
+            }
             for (index, zone) in config.zones.iter().enumerate() {
                 dns_key(zone, at!["dns", index, "secret_file"], &mut found);
             }
@@ -365,18 +383,24 @@ pub(super) fn files(config: &NodeConfig, reader: Reader<'_>) -> Vec<Finding> {
 }
 
 fn guard_files(config: &NodeConfig, name: &mesh_proto::InstanceName, found: &mut Vec<Finding>) {
-    let Some((index, instance)) =
-        config.instances.iter().enumerate().find(|(_, instance)| instance.name == *name)
+    let Some((table, index, instance)) = numbered(config).find(|(_, _, instance)| instance.name() == name)
     else {
         found.push(finding(
             at!["instance"],
-            format!("there is no [[instance]] named {name}"),
+            format!("there is no [[instance]] and no [[redis]] named {name}"),
             "name an instance of this file, or add it",
         ));
         return;
     };
-    public(&instance.cert, at!["instance", index, "cert"], found);
-    secret(&instance.key, 0o007, at!["instance", index, "key"], found);
+    public(instance.cert(), at![table, index, "cert"], found);
+    secret(instance.key(), 0o007, at![table, index, "key"], found);
+    match instance {
+        Guarded::Postgres(section) => postgres_files(section, index, found),
+        Guarded::Redis(section) => redis::files(section, index, found),
+    }
+}
+
+fn postgres_files(instance: &super::InstanceSection, index: usize, found: &mut Vec<Finding>) {
     if let Some(file) = &instance.replication_passfile {
         secret(file, 0o077, at!["instance", index, "replication_passfile"], found);
     }

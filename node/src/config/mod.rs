@@ -6,7 +6,9 @@
 
 mod check;
 mod errands;
+mod guarded;
 mod locate;
+mod redis;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,7 +18,9 @@ use mesh_proto::{AgentName, GroupName, InstanceName, MeshId, NodeId, SiteName};
 use serde::Deserialize;
 
 pub use errands::{HookSection, ServiceSection};
+pub use guarded::Guarded;
 pub use locate::Problem;
+pub use redis::{RedisProbeSection, RedisSection, RedisTls};
 
 /// Where the file is looked for when the command line does not say.
 pub const DEFAULT_PATH: &str = "/etc/mesh/mesh.toml";
@@ -34,9 +38,15 @@ pub struct NodeConfig {
     /// How observers log in to the instances they probe.
     #[serde(default)]
     pub probe: Option<ProbeSection>,
-    /// Servers on this host.
+    /// How observers log in to Redis instances.
+    #[serde(default)]
+    pub redis_probe: Option<RedisProbeSection>,
+    /// PostgreSQL servers on this host.
     #[serde(default, rename = "instance")]
     pub instances: Vec<InstanceSection>,
+    /// Redis servers on this host.
+    #[serde(default, rename = "redis")]
+    pub redis: Vec<RedisSection>,
     /// HAProxy admin sockets this agent holds.
     #[serde(default, rename = "haproxy")]
     pub haproxies: Vec<HaproxySection>,
@@ -432,10 +442,16 @@ impl NodeConfig {
         self.agent.id.or(founding.map(|voter| voter.id))
     }
 
+    /// Every instance of this host, whatever it is.
+    pub fn guarded(&self) -> impl Iterator<Item = Guarded<'_>> {
+        let postgres = self.instances.iter().map(Guarded::Postgres);
+        postgres.chain(self.redis.iter().map(Guarded::Redis))
+    }
+
     /// The section of an instance.
     #[must_use]
-    pub fn instance(&self, name: &InstanceName) -> Option<&InstanceSection> {
-        self.instances.iter().find(|instance| instance.name == *name)
+    pub fn instance(&self, name: &InstanceName) -> Option<Guarded<'_>> {
+        self.guarded().find(|instance| instance.name() == name)
     }
 }
 

@@ -72,7 +72,8 @@ fn problems(text: &str) -> Vec<Problem> {
 fn a_whole_file_is_accepted() {
     let config = NodeConfig::parse(Path::new("x"), GOOD).unwrap();
     assert_eq!(config.node_id(), Some(NodeId(1)));
-    let instance = config.instance(&InstanceName::new("pg-east").unwrap()).unwrap();
+    assert_eq!(config.instance(&InstanceName::new("pg-east").unwrap()).unwrap().table(), "instance");
+    let instance = &config.instances[0];
     assert_eq!((instance.superuser.as_str(), instance.database.as_str()), ("postgres", "postgres"));
     assert_eq!(config.haproxies[0].socket, HaproxySocket::Tcp("127.0.0.1:9999".parse().unwrap()));
     let pgbouncer = &config.pgbouncers[0];
@@ -244,4 +245,36 @@ fn secrets_that_everybody_may_read_are_refused() {
     let instance = InstanceName::new("pg-east").unwrap();
     let error = NodeConfig::load(&file, Reader::Guard(&instance)).unwrap_err().to_string();
     assert!(error.contains("cannot read /etc/mesh/guard-pg-east.crt"), "{error}");
+}
+
+const REDIS: &str = r#"
+[redis_probe]
+user = "mesh-observer"
+password_file = "/etc/mesh/redis-observer"
+[[redis]]
+name = "redis-east"
+group = "cache"
+data_dir = "/var/lib/redis"
+port = 6379
+password_file = "/etc/mesh/redis"
+guard_listen = "10.0.0.1:7402"
+state_dir = "/var/lib/mesh-guard/redis-east"
+log_file = "/var/log/mesh/redis-east.log"
+cert = "/etc/mesh/guard-redis-east.crt"
+key = "/etc/mesh/guard-redis-east.key"
+"#;
+
+#[test]
+fn a_redis_stands_beside_postgres_and_shares_nothing_with_it() {
+    let config = NodeConfig::parse(Path::new("x"), &format!("{GOOD}{REDIS}")).unwrap();
+    let redis = config.instance(&InstanceName::new("redis-east").unwrap()).unwrap();
+    assert_eq!((redis.table(), redis.listen().to_string()), ("redis", "10.0.0.1".to_owned()));
+    assert_eq!(config.redis[0].user, "mesh");
+    assert_eq!(config.guarded().count(), 2);
+    let same = REDIS.replace("\"redis-east\"\ngroup", "\"pg-east\"\ngroup").replace("6379", "0");
+    let found = problems(&format!("{GOOD}{same}"));
+    assert!(found.iter().any(|p| p.what.contains("name pg-east already belongs")), "{found:?}");
+    assert!(found.iter().any(|p| p.what.contains("port 0")), "{found:?}");
+    let relative = REDIS.replace("/var/lib/redis", "redis");
+    assert!(problems(&format!("{GOOD}{relative}"))[0].what.contains("not an absolute path"));
 }

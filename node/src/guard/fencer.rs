@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::{Duration, Instant};
 
-use mesh_adapters::postgres::{FenceMode, FencePlan, fence, quiet, shutdown_point};
+use mesh_adapters::{postgres as pg, redis};
 use mesh_failover::guard::TaskResult;
 use mesh_proto::Lsn;
 use mesh_proto::lease::ReceiptLevel;
 
 use super::driver::{Alarm, Input};
+use super::engine::Engine;
 use super::server::Server;
 use super::{hands::chain, priority};
 
@@ -45,40 +46,60 @@ pub(super) fn start(
 
 async fn run(server: &Server, order: &Fence, results: &Sender<Input>) {
     let began = Instant::now();
-    let postmaster = server.bar();
-    let instance = &server.instance;
-    let mode = if order.hard { FenceMode::Hard } else { FenceMode::Ladder };
+    let main = server.bar();
     let budget = order.budget.saturating_sub(began.elapsed());
     let tell = |result| {
         // Only a guard that is gone does not hear it, and its leash takes over.
         let _ = results.send(Input::Done { job: order.job, result });
     };
-    let proof = match fence(instance, postmaster.as_ref(), FencePlan { budget, mode }).await {
-        Ok(proof) => proof,
-        Err(error) => return tell(TaskResult::Failed { detail: chain(&error) }),
+    let no_ack = |took: Duration, clean: bool| {
+        tracing::warn!(?took, clean, "fenced: nothing can be acknowledged any more");
+        tell(TaskResult::Fenced { level: ReceiptLevel::NoAck, shutdown_at: None });
+        Instant::now() + QUIET_WITHIN
     };
-    tracing::warn!(took = ?proof.took, clean = proof.clean, "fenced: nothing can be acknowledged any more");
-    tell(TaskResult::Fenced { level: ReceiptLevel::NoAck, shutdown_at: None });
-    let deadline = Instant::now() + QUIET_WITHIN;
-    match quiet(instance, &proof, deadline).await {
-        Ok(quiet) => {
-            tracing::warn!(took = ?quiet.took, "quiet: no process is left, and it comes up as a standby");
-            server.ended();
-            tell(TaskResult::Fenced {
-                level: ReceiptLevel::Quiet,
-                shutdown_at: shutdown_at(server, proof.clean, deadline).await,
-            });
+    let quiet = |took: Duration| {
+        tracing::warn!(?took, "quiet: no process is left, and it comes up as a standby");
+        server.ended();
+    };
+    let shutdown_at = match &server.engine {
+        Engine::Postgres(instance) => {
+            let mode = if order.hard { pg::FenceMode::Hard } else { pg::FenceMode::Ladder };
+            let proof = match pg::fence(instance, main.as_ref(), pg::FencePlan { budget, mode }).await {
+                Ok(proof) => proof,
+                Err(error) => return tell(TaskResult::Failed { detail: chain(&error) }),
+            };
+            let deadline = no_ack(proof.took, proof.clean);
+            match pg::quiet(instance, &proof, deadline).await {
+                Ok(done) => quiet(done.took),
+                Err(error) => return tell(TaskResult::Failed { detail: chain(&error) }),
+            }
+            shutdown_at(instance, proof.clean, deadline).await
         }
-        Err(error) => tell(TaskResult::Failed { detail: chain(&error) }),
-    }
+        Engine::Redis(instance) => {
+            let mode = if order.hard { redis::FenceMode::Hard } else { redis::FenceMode::Ladder };
+            let plan = redis::FencePlan { budget, mode };
+            let proof = match redis::fence(instance, main.as_ref(), plan).await {
+                Ok(proof) => proof,
+                Err(error) => return tell(TaskResult::Failed { detail: chain(&error) }),
+            };
+            let deadline = no_ack(proof.took, proof.clean);
+            match redis::quiet(instance, &proof, deadline).await {
+                Ok(done) => quiet(done.took),
+                Err(error) => return tell(TaskResult::Failed { detail: chain(&error) }),
+            }
+            // A killed server says nothing of where it ended.
+            None
+        }
+    };
+    tell(TaskResult::Fenced { level: ReceiptLevel::Quiet, shutdown_at });
 }
 
 /// Only a clean stop has such a point; a crash after all leaves it unknown, which is no error here.
-async fn shutdown_at(server: &Server, clean: bool, deadline: Instant) -> Option<Lsn> {
+async fn shutdown_at(instance: &pg::Instance, clean: bool, deadline: Instant) -> Option<Lsn> {
     if !clean {
         return None;
     }
-    match shutdown_point(&server.instance, deadline).await {
+    match pg::shutdown_point(instance, deadline).await {
         Ok(point) => Some(point.checkpoint),
         Err(error) => {
             tracing::info!(error = chain(&error), "the stop left no shutdown checkpoint");

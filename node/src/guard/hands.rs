@@ -1,12 +1,14 @@
 //! Does to the server what the core says, one task at a time. A task that is ended (by a fence, by a newer one) is dropped where
 //! it stands: what it had begun is found by the next look, and a server that it was about to start is barred.
 
+mod redis;
+
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use mesh_adapters::postgres::{
-    self as pg, Clients, EpochError, EpochRow, FenceMode, FencePlan, HbaError, How, PromoteError,
+    self as pg, Clients, EpochError, EpochRow, FenceMode, FencePlan, HbaError, How, Instance, PromoteError,
     RejoinError, RejoinRequest, Repointed, StandbyError, StandbyUpstream, StartAs, StartRequest, SyncSetting,
     Upstream,
 };
@@ -20,6 +22,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::driver::Input;
+use super::engine::Engine;
 use super::files::{DATA_BYTES, unique};
 use super::server::{Launcher, Life, Server};
 use crate::leash::Leash;
@@ -97,18 +100,29 @@ pub(super) async fn serve(server: Arc<Server>, mut orders: UnboundedReceiver<Ord
 
 async fn gate(server: Arc<Server>, gated: bool) {
     let deadline = Instant::now() + GATE_WITHIN;
-    match set_gate(&server, gated, deadline).await {
-        Ok(()) => tracing::info!(gated, "the commit gate is in force"),
-        Err(error) => {
-            tracing::warn!(gated, error = chain(&error), "the commit gate is not known to be in force")
+    let set = match &server.engine {
+        Engine::Postgres(instance) => {
+            set_gate(&server, instance, gated, deadline).await.map_err(|error| chain(&error))
         }
+        Engine::Redis(instance) => {
+            redis::gate(&server, instance, gated, deadline).await.map_err(|error| chain(&error))
+        }
+    };
+    match set {
+        Ok(()) => tracing::info!(gated, "the commit gate is in force"),
+        Err(error) => tracing::warn!(gated, error, "the commit gate is not known to be in force"),
     }
 }
 
-async fn set_gate(server: &Server, gated: bool, deadline: Instant) -> Result<(), pg::GateError> {
+async fn set_gate(
+    server: &Server,
+    instance: &Instance,
+    gated: bool,
+    deadline: Instant,
+) -> Result<(), pg::GateError> {
     // From here on it may be set, in force or not.
     server.set_gate(CommitGate::Set);
-    pg::set_sync(&server.instance, &sync(gated), deadline).await?;
+    pg::set_sync(instance, &sync(gated), deadline).await?;
     server.set_gate(if gated { CommitGate::InForce } else { CommitGate::Open });
     Ok(())
 }
@@ -184,7 +198,8 @@ impl Hand {
 
     /// Off the critical path: until it is written, the old primary cannot be rewound against this one.
     async fn checkpoint_behind(&self) {
-        match pg::checkpoint(&self.server.instance, Instant::now() + CHECKPOINT_WITHIN).await {
+        let Engine::Postgres(instance) = &self.server.engine else { return };
+        match pg::checkpoint(instance, Instant::now() + CHECKPOINT_WITHIN).await {
             Ok(took) => tracing::info!(?took, "the checkpoint after opening is written"),
             Err(error) => tracing::warn!(
                 error = chain(&error),
@@ -206,17 +221,24 @@ impl Hand {
     }
 
     async fn perform(&self, task: Task) -> Done {
-        let (instance, deadline) = (&self.server.instance, self.deadline);
+        match &self.server.engine {
+            Engine::Postgres(instance) => self.perform_on_postgres(instance, task).await,
+            Engine::Redis(instance) => redis::perform(self, instance, task).await,
+        }
+    }
+
+    async fn perform_on_postgres(&self, instance: &Instance, task: Task) -> Done {
+        let deadline = self.deadline;
         match task {
             Task::Fence { .. } => Err(Trouble::Failed("a fence is not for these hands".to_owned())),
-            Task::HandOver { term } => self.hand_over(term).await,
-            Task::StartStandby { frozen } => self.start_standby(frozen).await,
-            Task::OpenPrimary { term } => self.open_primary(term).await,
+            Task::HandOver { term } => self.hand_over(instance, term).await,
+            Task::StartStandby { frozen } => self.start_standby(instance, frozen).await,
+            Task::OpenPrimary { term } => self.open_primary(instance, term).await,
             Task::Freeze { .. } => {
                 let position = pg::freeze(instance, deadline).await.map_err(unknown)?;
                 Ok(TaskResult::At(stands(&position)))
             }
-            Task::Follow(rejoin) => Ok(self.follow(&rejoin).await),
+            Task::Follow(rejoin) => Ok(self.follow(instance, &rejoin).await),
             Task::Checkpoint => {
                 pg::checkpoint(instance, deadline).await.map_err(unknown)?;
                 Ok(TaskResult::Done)
@@ -242,8 +264,8 @@ impl Hand {
         }
     }
 
-    async fn hand_over(&self, term: LeaseTerm) -> Done {
-        let (server, instance) = (&self.server, &self.server.instance);
+    async fn hand_over(&self, instance: &Instance, term: LeaseTerm) -> Done {
+        let server = &self.server;
         let Some(postmaster) = server.running() else {
             return Err(Trouble::Failed("the server does not run".to_owned()));
         };
@@ -258,7 +280,7 @@ impl Hand {
         Ok(TaskResult::Fenced { level: ReceiptLevel::Quiet, shutdown_at: Some(stopped.point.checkpoint) })
     }
 
-    async fn start(&self, start_as: StartAs) -> Result<pg::Started, Trouble> {
+    async fn start(&self, instance: &Instance, start_as: StartAs) -> Result<pg::Started, Trouble> {
         let request = StartRequest {
             start_as,
             clients: Clients::ShutOut,
@@ -266,34 +288,34 @@ impl Hand {
             system_identifier: self.system,
         };
         if matches!(self.server.life(), Life::Dead { .. }) {
-            match pg::end_orphans(&self.server.instance, self.deadline).await.map_err(unknown)? {
+            match pg::end_orphans(instance, self.deadline).await.map_err(unknown)? {
                 0 => {}
                 count => tracing::warn!(count, "ended what the dead server had left behind"),
             }
         }
         let launcher = Launcher::new(&self.server, self.ticket);
-        let started = pg::start(&self.server.instance, &launcher, &request, self.deadline).await;
+        let started = pg::start(instance, &launcher, &request, self.deadline).await;
         let started = started.map_err(unknown)?;
         self.server.set_clients(Clients::ShutOut);
         tracing::info!(took = ?started.took, in_recovery = started.in_recovery, "the server runs");
         Ok(started)
     }
 
-    async fn start_standby(&self, frozen: bool) -> Done {
+    async fn start_standby(&self, instance: &Instance, frozen: bool) -> Done {
         let upstream = if frozen { StandbyUpstream::Nobody } else { StandbyUpstream::AsConfigured };
-        let started = self.start(StartAs::Standby(upstream)).await?;
+        let started = self.start(instance, StartAs::Standby(upstream)).await?;
         if !started.in_recovery {
             return Err(Trouble::Unknown("the server was started as a standby and is none".to_owned()));
         }
-        self.let_in().await?;
+        self.let_in(instance).await?;
         Ok(TaskResult::Done)
     }
 
-    async fn let_in(&self) -> Result<(), Trouble> {
+    async fn let_in(&self, instance: &Instance) -> Result<(), Trouble> {
         if self.server.clients() == Some(Clients::LetIn) {
             return Ok(());
         }
-        match pg::set_clients(&self.server.instance, Clients::LetIn, self.deadline).await {
+        match pg::set_clients(instance, Clients::LetIn, self.deadline).await {
             Ok(()) => self.server.set_clients(Clients::LetIn),
             // Started by somebody else: its clients were never shut out, and status says so.
             Err(HbaError::OtherFile { .. }) => {}
@@ -302,11 +324,11 @@ impl Hand {
         Ok(())
     }
 
-    async fn open_primary(&self, term: LeaseTerm) -> Done {
-        let (server, instance, deadline) = (&self.server, &self.server.instance, self.deadline);
+    async fn open_primary(&self, instance: &Instance, term: LeaseTerm) -> Done {
+        let (server, deadline) = (&self.server, self.deadline);
         self.must_hold(term).await?;
         if server.running().is_none() {
-            let started = self.start(StartAs::Primary).await?;
+            let started = self.start(instance, StartAs::Primary).await?;
             if started.in_recovery {
                 return Err(Trouble::Unknown(
                     "the server was started as the primary and is in recovery".to_owned(),
@@ -343,12 +365,12 @@ impl Hand {
             },
         )?;
         if gated && !promoted.was_standby {
-            set_gate(server, false, deadline).await.map_err(unknown)?;
+            set_gate(server, instance, false, deadline).await.map_err(unknown)?;
         } else if gated {
             server.set_gate(CommitGate::Open);
         }
         self.must_hold(term).await?;
-        self.let_in().await?;
+        self.let_in(instance).await?;
         let at = pg::end_of_wal(instance, deadline).await.map_err(unknown)?;
         let timeline = promoted.timeline;
         tracing::info!(timeline, promotion = ?promoted.took, "open as primary in epoch {}", term.epoch);
@@ -356,20 +378,20 @@ impl Hand {
     }
 
     /// What a failed attempt has done to the data is asked of the journal on disk: it is written before the first change.
-    async fn follow(&self, rejoin: &Rejoin) -> TaskResult {
-        let (Trouble::Failed(detail) | Trouble::Unknown(detail)) = match self.try_to_follow(rejoin).await {
-            Ok(result) => return result,
-            Err(trouble) => trouble,
-        };
-        let journal = pg::unfinished(&self.server.instance, Instant::now() + JOURNAL_WITHIN).await;
+    async fn follow(&self, instance: &Instance, rejoin: &Rejoin) -> TaskResult {
+        let (Trouble::Failed(detail) | Trouble::Unknown(detail)) =
+            match self.try_to_follow(instance, rejoin).await {
+                Ok(result) => return result,
+                Err(trouble) => trouble,
+            };
+        let journal = pg::unfinished(instance, Instant::now() + JOURNAL_WITHIN).await;
         if let Err(error) = &journal {
             tracing::warn!(error = chain(error), "whether the data was changed is not known");
         }
         TaskResult::NotFollowed { detail, whole: matches!(journal, Ok(None)) }
     }
 
-    async fn try_to_follow(&self, rejoin: &Rejoin) -> Done {
-        let instance = &self.server.instance;
+    async fn try_to_follow(&self, instance: &Instance, rejoin: &Rejoin) -> Done {
         let name = format!("{}_{}_e{}", instance.settings().name, self.data, rejoin.epoch);
         let source = Upstream::new(rejoin.address, name).map_err(failed)?;
         if let Some(postmaster) = self.server.running() {
@@ -379,7 +401,7 @@ impl Hand {
                 Ok(Repointed::Diverged) | Err(RejoinError::Standby(StandbyError::NotInRecovery)) => {}
                 Err(error) => return Err(unknown(error)),
             }
-            self.stop_for_rejoin(&postmaster).await?;
+            self.stop_for_rejoin(instance, &postmaster).await?;
         }
         let request = RejoinRequest {
             source,
@@ -405,12 +427,12 @@ impl Hand {
     }
 
     /// A standby that cannot follow as it is acknowledges nothing, so how it is ended matters to nobody.
-    async fn stop_for_rejoin(&self, postmaster: &pg::Postmaster) -> Result<(), Trouble> {
+    async fn stop_for_rejoin(&self, instance: &Instance, postmaster: &pg::Postmaster) -> Result<(), Trouble> {
         self.server.expect_end();
         let left = self.deadline.saturating_duration_since(Instant::now());
         let plan = FencePlan { budget: left, mode: FenceMode::Hard };
-        let proof = pg::fence(&self.server.instance, Some(postmaster), plan).await.map_err(unknown)?;
-        pg::quiet(&self.server.instance, &proof, self.deadline).await.map_err(unknown)?;
+        let proof = pg::fence(instance, Some(postmaster), plan).await.map_err(unknown)?;
+        pg::quiet(instance, &proof, self.deadline).await.map_err(unknown)?;
         self.server.ended();
         Ok(())
     }

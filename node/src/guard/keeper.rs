@@ -30,8 +30,8 @@ pub(super) struct Keeper {
 impl Keeper {
     /// Starts the first leash, without a duty.
     pub(super) fn start(server: &Server, inputs: &Sender<Input>) -> Result<Self, LeashError> {
-        let cgroup = server.instance.settings().cgroup.clone();
-        let target = Target { data_dir: server.instance.data_dir().to_owned(), cgroup };
+        let cgroup = server.engine.cgroup().map(ToOwned::to_owned);
+        let target = Target { data_dir: server.engine.data_dir().to_owned(), cgroup };
         let leash = start(&target, inputs, 1)?;
         Ok(Self {
             target,

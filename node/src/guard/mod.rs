@@ -1,4 +1,4 @@
-//! `mesh guard`: the process beside one PostgreSQL server that holds its lease and fences it (PROTOCOL, The guard).
+//! `mesh guard`: the process beside one PostgreSQL or Redis server that holds its lease and fences it (PROTOCOL, The guard).
 //!
 //! The rules are [`mesh_failover::guard::Guard`]'s. Here are its clock, its threads, its files and its hands:
 //! - `driver`: the one thread that owns the core. It never waits for a disk, a server or a network.
@@ -11,6 +11,7 @@
 //! It needs no agent and no leader. It never decides what it may do: the core does.
 
 mod driver;
+mod engine;
 mod eyes;
 mod fencer;
 mod files;
@@ -19,7 +20,7 @@ mod keeper;
 mod priority;
 mod server;
 mod service;
-mod settings;
+pub mod settings;
 mod voters;
 
 use std::path::Path;
@@ -35,7 +36,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::clock::{self, Clock};
-use crate::config::{ConfigError, InstanceSection, NodeConfig, Reader};
+use crate::config::{ConfigError, Guarded, NodeConfig, Reader};
 use crate::tls::material::{Files, MaterialError};
 use crate::tls::{Dialer, Identity, Incoming, Material};
 use driver::{Driver, Input, Parts};
@@ -64,7 +65,7 @@ pub enum GuardError {
         instance: InstanceName,
         /// Why.
         #[source]
-        source: mesh_adapters::postgres::OpenError,
+        source: settings::OpenError,
     },
     /// The listener.
     #[error(
@@ -108,32 +109,32 @@ fn host(what: &'static str) -> impl FnOnce(std::io::Error) -> GuardError {
 pub fn run(config: &Path, instance: &InstanceName) -> Result<(), GuardError> {
     let config = NodeConfig::load(config, Reader::Guard(instance))?;
     // `load` has checked that it is there.
-    let Some(section) = config.instance(instance).cloned() else { return Err(GuardError::Broken) };
+    let Some(section) = config.instance(instance) else { return Err(GuardError::Broken) };
     let identity = Identity::Guard(instance.clone());
-    let files = Files { ca: &config.tls.ca, cert: &section.cert, key: &section.key };
+    let files = Files { ca: &config.tls.ca, cert: section.cert(), key: section.key() };
     let material = Material::load(files, &config.mesh.id, &identity)?;
     // Its working directory must not be one that a scan for the instance's processes finds, or a disk that may hang.
     std::env::set_current_dir("/").map_err(host("change to the root directory"))?;
     mesh_adapters::process::become_subreaper().map_err(host("become the parent of orphans"))?;
-    let opened = settings::open(&config, &section)
+    let opened = settings::open(&config, section)
         .map_err(|source| GuardError::Instance { instance: instance.clone(), source })?;
-    let (dir, stored) = StateDir::open(&section.state_dir, opened.data_dir())?;
+    let (dir, stored) = StateDir::open(section.state_dir(), opened.data_dir())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(host("start the network runtime"))?;
-    runtime.block_on(guard(&config, &section, material, opened, dir, stored))
+    runtime.block_on(guard(&config, section, material, opened, dir, stored))
 }
 
 async fn guard(
     config: &NodeConfig,
-    section: &InstanceSection,
+    section: Guarded<'_>,
     material: Material,
-    instance: mesh_adapters::postgres::Instance,
+    engine: engine::Engine,
     dir: StateDir,
     stored: Option<mesh_failover::guard::GuardState>,
 ) -> Result<(), GuardError> {
-    let address = section.guard_listen;
+    let address = section.guard_listen();
     let listener =
         TcpListener::bind(address).await.map_err(|source| GuardError::Listen { address, source })?;
     let mut terminate = signal(SignalKind::terminate()).map_err(host("handle SIGTERM"))?;
@@ -141,7 +142,7 @@ async fn guard(
 
     let (inputs, inbox) = channel();
     let (asks, asked) = tokio::sync::mpsc::channel(voters::QUEUE);
-    let server = Server::new(instance, dir.shares_disk());
+    let server = Server::new(engine, dir.shares_disk());
     let parts = Parts {
         config: core_config(config, section, &dir),
         stored,
@@ -159,7 +160,7 @@ async fn guard(
     let incoming = Incoming::start(listener, &material);
     let serving =
         crate::rpc::server::serve(tonic::service::Routes::new(service), incoming, std::future::pending());
-    tracing::info!(instance = %section.name, %address, "guarding");
+    tracing::info!(instance = %section.name(), %address, "guarding");
     tokio::pin!(asking, serving);
     let mut ended = driver.ended();
     loop {
@@ -186,10 +187,11 @@ fn stop(inputs: &std::sync::mpsc::Sender<Input>, signal: &str) {
     let _ = inputs.send(Input::Stop);
 }
 
-fn core_config(config: &NodeConfig, section: &InstanceSection, dir: &StateDir) -> GuardConfig {
+fn core_config(config: &NodeConfig, section: Guarded<'_>, dir: &StateDir) -> GuardConfig {
     GuardConfig {
-        group: section.group.clone(),
-        instance: section.name.clone(),
+        group: section.group().clone(),
+        instance: section.name().clone(),
+        engine: section.engine(),
         public_key: dir.public_key(),
         timing: policy::profile(Profile::default()),
         // Version 0: whatever the log says is newer.

@@ -7,11 +7,14 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use mesh_adapters::postgres::{Clients, Control, DirectControl, Instance, Launch, LaunchError, Postmaster};
-use mesh_adapters::process::{Signal, SpawnError};
+use mesh_adapters::postgres::{Clients, DirectControl};
+use mesh_adapters::process::{MainProcess, Signal, SpawnError};
+use mesh_adapters::{postgres, redis};
 use mesh_failover::guard::CommitGate;
 use mesh_proto::Millis;
 use tokio::sync::Notify;
+
+use super::engine::Engine;
 
 /// A fork takes a few milliseconds; a fence waits this long for one that is under way, well within the shortest F.
 const LAUNCH_WITHIN: Duration = Duration::from_millis(150);
@@ -22,7 +25,7 @@ pub(super) enum Life {
     /// Not looked yet.
     Unseen,
     /// It runs.
-    Running(Postmaster),
+    Running(MainProcess),
     /// It does not.
     Dead {
         /// Because of us.
@@ -47,7 +50,7 @@ struct Inner {
 #[derive(Debug)]
 pub(super) struct Server {
     /// The instance.
-    pub(super) instance: Instance,
+    pub(super) engine: Engine,
     /// Wakes the eyes.
     pub(super) look: Notify,
     inner: Mutex<Inner>,
@@ -58,7 +61,7 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(instance: Instance, shares_disk: bool) -> Arc<Self> {
+    pub(super) fn new(engine: Engine, shares_disk: bool) -> Arc<Self> {
         let mut downgraded = vec![
             "no hardware watchdog and no kernel-side deadline are used: a host that was suspended or frozen as a whole may \
              answer for some milliseconds before its guard fences"
@@ -72,7 +75,7 @@ impl Server {
             );
         }
         Arc::new(Self {
-            instance,
+            engine,
             look: Notify::new(),
             inner: Mutex::new(Inner {
                 life: Life::Unseen,
@@ -98,7 +101,7 @@ impl Server {
         self.inner().life.clone()
     }
 
-    pub(super) fn running(&self) -> Option<Postmaster> {
+    pub(super) fn running(&self) -> Option<MainProcess> {
         match self.life() {
             Life::Running(postmaster) => Some(postmaster),
             Life::Unseen | Life::Dead { .. } => None,
@@ -106,7 +109,7 @@ impl Server {
     }
 
     /// A server was found that this guard did not start, or none was.
-    pub(super) fn found(&self, postmaster: Option<Postmaster>) {
+    pub(super) fn found(&self, postmaster: Option<MainProcess>) {
         let mut inner = self.inner();
         match (&inner.life, postmaster) {
             (Life::Unseen, None) => inner.life = Life::Dead { by_us: true },
@@ -147,7 +150,7 @@ impl Server {
 
     /// Bars every start that was begun so far, and waits (briefly) for a fork under way, so that the kill that follows
     /// finds it. Returns the process to end.
-    pub(super) fn bar(&self) -> Option<Postmaster> {
+    pub(super) fn bar(&self) -> Option<MainProcess> {
         let mut inner = self.inner();
         inner.ticket += 1;
         inner.ending = true;
@@ -167,7 +170,7 @@ impl Server {
         allowed
     }
 
-    fn end_launch(&self, ticket: u64, launched: Option<&Postmaster>) {
+    fn end_launch(&self, ticket: u64, launched: Option<&MainProcess>) {
         let mut inner = self.inner();
         inner.launching -= 1;
         if let Some(postmaster) = launched {
@@ -262,26 +265,52 @@ impl Launcher {
     }
 }
 
-impl Control for Launcher {
+impl Launcher {
+    /// Forks, unless a fence has begun: then `barred` says so.
+    async fn fork<E: Send + 'static>(
+        &self,
+        barred: impl FnOnce(std::io::Error) -> E,
+        forking: BoxFuture<'static, Result<MainProcess, E>>,
+        thread_gone: E,
+    ) -> Result<MainProcess, E> {
+        let (server, ticket) = (Arc::clone(&self.server), self.ticket);
+        if !server.begin_launch(ticket) {
+            return Err(barred(std::io::Error::other("a fence has begun meanwhile")));
+        }
+        // A task of its own: it goes on to its end, and is counted, also when whoever waits for it is ended.
+        let forking = tokio::spawn(async move {
+            let result = forking.await;
+            server.end_launch(ticket, result.as_ref().ok());
+            result
+        });
+        forking.await.unwrap_or(Err(thread_gone))
+    }
+}
+
+impl postgres::Control for Launcher {
     fn launch<'a>(
         &'a self,
-        instance: &'a Instance,
-        launch: Launch,
-    ) -> BoxFuture<'a, Result<Postmaster, LaunchError>> {
-        let (server, ticket, instance) = (Arc::clone(&self.server), self.ticket, instance.clone());
-        Box::pin(async move {
-            if !server.begin_launch(ticket) {
-                let program = launch.program;
-                let source = std::io::Error::other("a fence has begun meanwhile");
-                return Err(LaunchError::Spawn(SpawnError::Exec { program, source }));
-            }
-            // A task of its own: it goes on to its end, and is counted, also when whoever waits for it is ended.
-            let forking = tokio::spawn(async move {
-                let result = DirectControl.launch(&instance, launch).await;
-                server.end_launch(ticket, result.as_ref().ok());
-                result
-            });
-            forking.await.unwrap_or(Err(LaunchError::Spawn(SpawnError::ThreadGone)))
-        })
+        instance: &'a postgres::Instance,
+        launch: postgres::Launch,
+    ) -> BoxFuture<'a, Result<MainProcess, postgres::LaunchError>> {
+        let (instance, program) = (instance.clone(), launch.program.clone());
+        let barred = move |source| SpawnError::Exec { program, source }.into();
+        let forking =
+            Box::pin(async move { postgres::Control::launch(&DirectControl, &instance, launch).await });
+        Box::pin(self.fork(barred, forking, SpawnError::ThreadGone.into()))
+    }
+}
+
+impl redis::Control for Launcher {
+    fn launch<'a>(
+        &'a self,
+        instance: &'a redis::Instance,
+        launch: redis::Launch,
+    ) -> BoxFuture<'a, Result<MainProcess, redis::LaunchError>> {
+        let (instance, program) = (instance.clone(), launch.program.clone());
+        let barred = move |source| SpawnError::Exec { program, source }.into();
+        let forking =
+            Box::pin(async move { redis::Control::launch(&redis::DirectControl, &instance, launch).await });
+        Box::pin(self.fork(barred, forking, SpawnError::ThreadGone.into()))
     }
 }

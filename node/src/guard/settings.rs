@@ -1,14 +1,62 @@
-//! From the node-local file to what the PostgreSQL adapter wants to know.
+//! From the node-local file to what the adapter of an engine wants to know.
 
-use mesh_adapters::postgres::{Credentials, Instance, OpenError, Settings};
+use mesh_adapters::postgres::{Credentials, Instance, Settings};
+use mesh_adapters::{postgres, redis};
 
-use crate::config::{InstanceSection, NodeConfig};
+use super::engine::Engine;
+use crate::config::{Guarded, InstanceSection, NodeConfig, RedisSection};
 
 /// The observers' role where the file does not name one.
 const PROBE_USER: &str = "mesh_probe";
 
-/// Opens the instance of a section. Reads nothing but the paths.
-pub(super) fn open(config: &NodeConfig, section: &InstanceSection) -> Result<Instance, OpenError> {
+/// Why a section describes nothing that can be guarded.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// PostgreSQL.
+    #[error(transparent)]
+    Postgres(#[from] postgres::OpenError),
+    /// Redis.
+    #[error(transparent)]
+    Redis(#[from] redis::OpenError),
+}
+
+/// Opens the instance of a section. Reads nothing but the paths, and the files of TLS.
+pub(super) fn open(config: &NodeConfig, section: Guarded<'_>) -> Result<Engine, OpenError> {
+    Ok(match section {
+        Guarded::Postgres(section) => Engine::Postgres(postgres(config, section)?),
+        Guarded::Redis(section) => Engine::Redis(redis(section)?),
+    })
+}
+
+fn redis(section: &RedisSection) -> Result<redis::Instance, redis::OpenError> {
+    let beside = section.data_dir.with_extension("diverged");
+    // Without a password nobody is named: the server trusts whoever reaches it.
+    let named = |user: &str, file: &Option<std::path::PathBuf>| {
+        file.is_some().then(|| redis::Credentials { user: user.to_owned(), password_file: file.clone() })
+    };
+    redis::Instance::open(redis::Settings {
+        name: section.name.to_string(),
+        data_dir: section.data_dir.clone(),
+        program: section.program.clone(),
+        config_file: section.config_file.clone(),
+        state_dir: section.state_dir.clone(),
+        keep_dir: section.keep_dir.clone().unwrap_or(beside),
+        listen: Guarded::Redis(section).listen(),
+        port: section.port,
+        credentials: named(&section.user, &section.password_file),
+        replication: section
+            .replication_user
+            .as_deref()
+            .and_then(|user| named(user, &section.replication_password_file)),
+        tls: section.tls.as_ref().map(crate::config::RedisTls::files),
+        min_replicas: section.min_replicas_to_write,
+        log_file: section.log_file.clone(),
+        options: Vec::new(),
+        cgroup: section.cgroup.clone(),
+    })
+}
+
+fn postgres(config: &NodeConfig, section: &InstanceSection) -> Result<Instance, postgres::OpenError> {
     let beside = section.data_dir.with_extension("diverged");
     Instance::open(Settings {
         name: section.name.to_string(),

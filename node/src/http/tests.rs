@@ -63,6 +63,8 @@ fn status(process: ProcessState) -> GuardStatus {
         busy: None,
         trouble: None,
         downgraded: Vec::new(),
+        engine: mesh_proto::spec::Engine::Postgres,
+        rival: None,
     }
 }
 

@@ -86,6 +86,8 @@ fn status() -> GuardStatus {
         busy: None,
         trouble: None,
         downgraded: Vec::new(),
+        engine: mesh_proto::spec::Engine::Postgres,
+        rival: None,
     }
 }
 

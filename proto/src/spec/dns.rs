@@ -185,6 +185,7 @@ mod tests {
             address: "10.0.0.1:5432".parse().unwrap(),
             guard: "10.0.0.1:7401".parse().unwrap(),
             priority: 100,
+            engine: None,
         };
         let text = r#"{"name":"db.example.com.","zone":"example.com."}"#;
         let mut record: RecordSpec = serde_json::from_str(text).unwrap();

@@ -19,6 +19,9 @@ pub use route::{HaproxyTarget, PgbouncerTarget, RouteError, RouteKind, RouteSpec
 pub struct GroupSpec {
     /// Name of the group.
     pub group: GroupName,
+    /// What its servers are.
+    #[serde(default, skip_serializing_if = "Engine::is_postgres")]
+    pub engine: Engine,
     /// Timing profile; see [`Profile`].
     #[serde(default)]
     pub profile: Profile,
@@ -94,6 +97,46 @@ pub struct InstanceSpec {
     /// Preference among equal candidates, higher first; 0 is never promoted.
     #[serde(default = "default_priority")]
     pub priority: u32,
+    /// What it is, where that is said of each instance; as the group's when left out. Two engines in one group are refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<Engine>,
+}
+
+/// What a group's servers are. Groups that were applied before there was a choice are PostgreSQL.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Engine {
+    /// PostgreSQL.
+    #[default]
+    Postgres,
+    /// Redis, or Valkey.
+    Redis,
+}
+
+impl Engine {
+    /// Whether it is PostgreSQL.
+    #[must_use]
+    pub const fn is_postgres(&self) -> bool {
+        matches!(self, Self::Postgres)
+    }
+
+    /// What a position in its history is called.
+    #[must_use]
+    pub const fn log(self) -> &'static str {
+        match self {
+            Self::Postgres => "WAL",
+            Self::Redis => "replication stream",
+        }
+    }
+}
+
+impl std::fmt::Display for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Postgres => "PostgreSQL",
+            Self::Redis => "Redis",
+        })
+    }
 }
 
 /// What a failover may lose.

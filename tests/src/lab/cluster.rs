@@ -20,6 +20,7 @@ use super::net::Network;
 use super::pgbouncer::{self, Pgbouncer};
 use super::postgres::{Secrets, Server};
 use super::process::{self, Said};
+use super::redis::RedisServer;
 use super::routes::RouteLines;
 use super::wait::{Look, until};
 use super::writer::Writer;
@@ -62,8 +63,10 @@ pub enum Also {
 pub struct Cluster {
     /// The agents and guards, one node a site.
     pub nodes: Vec<Node>,
-    /// The databases: `pg-east`, `pg-dr`.
+    /// The databases: `pg-east`, `pg-dr`; none where Redis is.
     pub servers: Vec<Server>,
+    /// The Redis servers: `redis-east`, `redis-dr`; none where PostgreSQL is.
+    pub redis: Vec<RedisServer>,
     /// The route.
     pub haproxy: Haproxy,
     /// The name server, if one was wanted.
@@ -100,6 +103,7 @@ impl Cluster {
             .map(|(n, server)| Backend {
                 name: server.name.clone(),
                 ip: server.host.ip(),
+                port: port::POSTGRES,
                 enabled: n == EAST,
             })
             .collect();
@@ -120,8 +124,37 @@ impl Cluster {
                 Node::new(&ground, id, host, server.map(|server| server.name.clone()))
             })
             .collect();
-        let mesh = PathBuf::new();
-        Ok(Self { nodes, servers, haproxy, bind, pgbouncer, mesh, secrets, wanted, ground })
+        let (mesh, redis) = (PathBuf::new(), Vec::new());
+        Ok(Self { nodes, servers, redis, haproxy, bind, pgbouncer, mesh, secrets, wanted, ground })
+    }
+
+    /// The same with Redis in the place of PostgreSQL.
+    ///
+    /// # Errors
+    /// When a part does not come up; everything that did is ended.
+    pub async fn raise_redis(wanted: Wanted) -> Result<Self> {
+        let ground = Ground::take(wanted.name)?;
+        let hosts = hosts(&ground, wanted.terrain).await?;
+        let east = RedisServer::start(&ground, &hosts[EAST], "redis-east", None).await?;
+        let dr = RedisServer::start(&ground, &hosts[DR], "redis-dr", Some(&east)).await?;
+        let redis = vec![east, dr];
+        let backends: Vec<Backend> = redis
+            .iter()
+            .enumerate()
+            .map(|(n, server)| Backend {
+                name: server.name.clone(),
+                ip: server.host.ip(),
+                port: port::REDIS,
+                enabled: n == EAST,
+            })
+            .collect();
+        let haproxy = Haproxy::start(&ground, &hosts[WITNESS], wanted.follows, &backends).await?;
+        let names = redis.iter().map(|server| Some(server.name.clone())).chain([None]);
+        let nodes = hosts.iter().zip(1..).zip(names);
+        let nodes = nodes.map(|((host, id), name)| Node::new(&ground, id, host, name)).collect();
+        let (secrets, servers, mesh) = (Secrets::draw()?, Vec::new(), PathBuf::new());
+        let (bind, pgbouncer) = (None, None);
+        Ok(Self { nodes, servers, redis, haproxy, bind, pgbouncer, mesh, secrets, wanted, ground })
     }
 
     /// The scratch directory.
@@ -141,7 +174,7 @@ impl Cluster {
     pub async fn prepare(&mut self) -> Result<()> {
         self.mesh = mesh::binary(&self.ground).await?;
         let routes = self.routes();
-        mesh::configure(&self.ground, &self.mesh, &self.nodes, &self.servers, &routes, &self.secrets).await
+        mesh::configure(&self.ground, &self.mesh, self.parts(&routes), &self.secrets).await
     }
 
     /// Starts agents and guards, forms the mesh, applies the group and adopts the primary; returns once the group is
@@ -179,17 +212,18 @@ impl Cluster {
         })
         .await?;
         self.must(EAST, &["form"]).await?;
-        let spec = mesh::spec(&self.nodes, &self.servers, &self.routes(), &self.wanted.spec);
+        let routes = self.routes();
+        let spec = mesh::spec(self.parts(&routes), &self.wanted.spec);
+        let first = self.redis.first().map_or("pg-east", |server| server.name.as_str());
         let file = self.ground.file("orders.toml", &spec)?;
         self.must(EAST, &["apply", "-f", &file.display().to_string()]).await?;
         // The guards' first reports may be on their way: adopt refuses until the instance is known.
         until("the primary can be adopted", limit, || async {
-            let said =
-                self.nodes[EAST].ask(&self.mesh, &["adopt", "pg-east", "--group", mesh::GROUP]).await?;
+            let said = self.nodes[EAST].ask(&self.mesh, &["adopt", first, "--group", mesh::GROUP]).await?;
             Ok(if said.code == 0 { Look::There(()) } else { Look::NotYet(said.text()) })
         })
         .await?;
-        self.until_healthy("pg-east", limit).await.map(|_| ())
+        self.until_healthy(first, limit).await.map(|_| ())
     }
 
     /// Starts every agent and guard.
@@ -390,12 +424,21 @@ impl Cluster {
                 if let Some(server) = self.servers.get(node) {
                     server.signal_all(Signal::KILL)?;
                 }
+                if let Some(server) = self.redis.get(node) {
+                    server.signal(Signal::KILL)?;
+                }
             }
         }
         for process in [self.nodes[node].guard.take(), self.nodes[node].agent.take()].iter_mut().flatten() {
             process.ended(Duration::from_secs(5)).await?;
         }
         Ok(())
+    }
+
+    /// What mesh is laid over.
+    #[must_use]
+    pub fn parts<'a>(&'a self, routes: &'a [RouteLines]) -> mesh::Of<'a> {
+        mesh::Of { nodes: &self.nodes, servers: &self.servers, redis: &self.redis, routes }
     }
 
     /// The routes that mesh leads.

@@ -25,6 +25,8 @@ pub mod port {
     pub const DNS: u16 = 25053;
     /// PostgreSQL.
     pub const POSTGRES: u16 = 25432;
+    /// Redis.
+    pub const REDIS: u16 = 25379;
     /// The agent's RPC listener.
     pub const AGENT: u16 = 25700;
     /// The agent's HTTP listener.

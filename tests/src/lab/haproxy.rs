@@ -34,6 +34,8 @@ pub struct Backend {
     pub name: String,
     /// Address.
     pub ip: Ipv4Addr,
+    /// Port.
+    pub port: u16,
     /// Whether it serves at the start (runtime API only).
     pub enabled: bool,
 }
@@ -148,9 +150,9 @@ fn config(ip: Ipv4Addr, admin: &Path, follows: Follows, servers: &[Backend]) -> 
             port::HTTP
         ));
     }
-    for Backend { name, ip, enabled } in servers {
+    for Backend { name, ip, port, enabled } in servers {
         let state = if follows == Follows::RuntimeApi && !enabled { " disabled" } else { "" };
-        text.push_str(&format!("  server {name} {ip}:{}{state}\n", port::POSTGRES));
+        text.push_str(&format!("  server {name} {ip}:{port}{state}\n"));
     }
     text
 }

@@ -13,6 +13,7 @@ use super::ground::{Ground, MARK, port};
 use super::host::Host;
 use super::postgres::{PROBE, REPL, Secrets, Server};
 use super::process::{Process, Said, command, must, run};
+use super::redis::RedisServer;
 use super::routes::RouteLines;
 
 /// Name of the mesh.
@@ -81,6 +82,19 @@ async fn build() -> Result<PathBuf> {
     Ok(folder.join("mesh"))
 }
 
+/// What a mesh is laid over.
+#[derive(Debug, Clone, Copy)]
+pub struct Of<'a> {
+    /// The nodes.
+    pub nodes: &'a [Node],
+    /// PostgreSQL servers.
+    pub servers: &'a [Server],
+    /// Redis servers, in their place.
+    pub redis: &'a [RedisServer],
+    /// The routes that mesh leads.
+    pub routes: &'a [RouteLines],
+}
+
 /// Issues the certificates and writes the configuration of every node.
 ///
 /// # Errors
@@ -88,9 +102,7 @@ async fn build() -> Result<PathBuf> {
 pub async fn configure(
     ground: &Ground,
     mesh: &Path,
-    nodes: &[Node],
-    servers: &[Server],
-    routes: &[RouteLines],
+    Of { nodes, servers, redis, routes }: Of<'_>,
     secrets: &Secrets,
 ) -> Result<()> {
     let dir = ground.dir().join("ca").display().to_string();
@@ -108,12 +120,17 @@ pub async fn configure(
         };
         issue("--agent", &node.name, "tls").await?;
         let server = servers.iter().find(|server| Some(&server.name) == node.instance.as_ref());
-        if let Some(server) = server {
-            issue("--guard", &server.name, "guard-tls").await?;
+        if let Some(instance) = &node.instance {
+            issue("--guard", instance, "guard-tls").await?;
         }
-        let text = config((&home, &memory), nodes, node, server, &password);
+        let mut text = config((&home, &memory), nodes, node, server, &password);
         let held = routes.iter().filter(|route| route.ip == node.host.ip()).map(|route| route.held.as_str());
-        let text = text + &held.collect::<String>();
+        text.extend(held);
+        if let Some(server) = redis.iter().find(|server| Some(&server.name) == node.instance.as_ref()) {
+            text.push_str(&server.section(GROUP, &home, &memory));
+        } else if let Some(server) = redis.first() {
+            text.push_str(&server.probe_section());
+        }
         let file = ground.file(&format!("{}/mesh.toml", node.name), &text)?.display().to_string();
         must(node.host.command(mesh, ["agent", "init", "--config", &file]), SOON).await?;
     }
@@ -171,18 +188,19 @@ fn config(
 
 /// The group spec: `settings` are its own lines, before the instances.
 #[must_use]
-pub fn spec(nodes: &[Node], servers: &[Server], routes: &[RouteLines], settings: &str) -> String {
-    let mut text = format!("group = \"{GROUP}\"\n{settings}\n");
-    for server in servers {
-        let Some(node) = nodes.iter().find(|node| node.instance.as_ref() == Some(&server.name)) else {
+pub fn spec(Of { nodes, servers, redis, routes }: Of<'_>, settings: &str) -> String {
+    let engine = if redis.is_empty() { "" } else { "engine = \"redis\"\n" };
+    let mut text = format!("group = \"{GROUP}\"\n{engine}{settings}\n");
+    let databases = servers.iter().map(|server| (&server.name, server.host.ip(), port::POSTGRES));
+    let caches = redis.iter().map(|server| (&server.name, server.host.ip(), port::REDIS));
+    for (name, ip, port) in databases.chain(caches) {
+        let Some(node) = nodes.iter().find(|node| node.instance.as_ref() == Some(name)) else {
             continue;
         };
-        let (site, ip) = (&node.name, server.host.ip());
+        let site = &node.name;
         text.push_str(&format!(
-            "[[instance]]\nname = \"{}\"\nsite = \"{site}\"\nagent = \"{site}\"\naddress = \"{ip}:{}\"\n\
+            "[[instance]]\nname = \"{name}\"\nsite = \"{site}\"\nagent = \"{site}\"\naddress = \"{ip}:{port}\"\n\
              guard = \"{ip}:{}\"\n",
-            server.name,
-            port::POSTGRES,
             port::GUARD
         ));
     }

@@ -20,6 +20,7 @@ pub mod patroni;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
+pub mod redis;
 pub mod routes;
 pub mod timeline;
 pub mod wait;

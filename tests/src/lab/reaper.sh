@@ -3,7 +3,7 @@
 # The owner holds the other end of standard input. Words on it, one a line: "keep" leaves everything as it is,
 # "logs" keeps the log folder. End of input, by whatever cause, starts the work.
 # A process belongs to the lab if it carries MESH_LAB=<directory> in its environment, or is one of PostgreSQL's
-# programs (which overwrite their environment) at work below the directory, or runs in one of the lab's namespaces.
+# programs or Redis (which overwrite their environment) at work below the directory, or runs in one of the lab's namespaces.
 trap '' INT TERM HUP
 lab=$1
 what=all
@@ -17,7 +17,7 @@ case $lab in /*/mesh-*) ;; *) echo "refusing to clean $lab: not a lab" >&2; exit
 members() {
     grep -lazxF "MESH_LAB=$lab" /proc/[0-9]*/environ 2>/dev/null | cut -d/ -f3
     for dir in $(find /proc/[0-9]* -maxdepth 1 -name cwd -lname "$lab/*" 2>/dev/null); do
-        case $(cat "${dir%/cwd}/comm" 2>/dev/null) in postgres | pg_*) echo "$dir" | cut -d/ -f3 ;; esac
+        case $(cat "${dir%/cwd}/comm" 2>/dev/null) in postgres | pg_* | redis-server | redis-sentinel) echo "$dir" | cut -d/ -f3 ;; esac
     done
     if [ -f "$lab/namespaces" ]; then
         while read -r name; do ip netns pids "$name" 2>/dev/null; done <"$lab/namespaces"

@@ -62,6 +62,7 @@ fn start(world: &mut World, instance: usize, disk: Option<GuardState>) -> Guard 
     let config = GuardConfig {
         group: world.group_name().clone(),
         instance: world.setup.instances[instance].0.clone(),
+        engine: mesh_proto::spec::Engine::Postgres,
         public_key: "sim".to_owned(),
         timing: world.setup.timing.clone(),
         electorate: Electorate { version: 1, members: (0..world.hosts.len()).map(node).collect() },
@@ -197,6 +198,7 @@ impl World {
             commit_gate: if server.gated { CommitGate::InForce } else { CommitGate::Open },
             downgraded: Vec::new(),
             trouble: None,
+            rival: None,
         };
         let now = self.clock(host);
         self.guards[instance].guard.handle_facts(now, facts);

@@ -4,7 +4,7 @@ use mesh_failover::policy;
 use mesh_proto::command::{Command, Entry, MemberRecord};
 use mesh_proto::run::Actor;
 use mesh_proto::spec::{
-    Durability, GroupSpec, HaproxyTarget, InstanceSpec, Profile, RouteSpec, RouteTarget, Timing,
+    Durability, Engine, GroupSpec, HaproxyTarget, InstanceSpec, Profile, RouteSpec, RouteTarget, Timing,
 };
 use mesh_proto::{
     AgentName, DataIncarnation, GroupName, GuardIncarnation, InstanceName, MeshId, NodeId, RouteName,
@@ -95,6 +95,7 @@ impl Setup {
             instances.iter().map(|(instance, host)| (name(instance), *host)).collect();
         let spec = GroupSpec {
             group: name("shop"),
+            engine: Engine::Postgres,
             profile,
             timing: None,
             durability: Durability::Bounded,
@@ -114,6 +115,7 @@ impl Setup {
                     address: address(at, 5432),
                     guard: address(at, 7433),
                     priority: 100,
+                    engine: None,
                 })
                 .collect(),
             routes: vec![RouteSpec {

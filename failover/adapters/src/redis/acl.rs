@@ -26,7 +26,7 @@ pub const RULES: &[&str] = &[
 
 /// The user of the agents that only observe, and prove a route by a write.
 pub const OBSERVER_RULES: &[&str] =
-    &["resetkeys", "resetchannels", "-@all", "~mesh:*", "+ping", "+info", "+hgetall", "+set"];
+    &["resetkeys", "resetchannels", "-@all", "~mesh:*", "+ping", "+info", "+hgetall", "+set", "+get"];
 
 /// The user under which replicas stream.
 pub const REPLICA_RULES: &[&str] = &["resetkeys", "resetchannels", "-@all", "+ping", "+psync", "+replconf"];

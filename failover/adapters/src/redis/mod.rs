@@ -8,7 +8,7 @@
 //! - `stamp`: the key `mesh:epoch`, in which a primary says in which epoch and history it writes.
 //! - `gate`: `min-replicas-to-write` beyond reach. Reversible, and in force for open connections at once. Every instance that is
 //!   not the open primary has it, so one that somebody else promotes still acknowledges nothing.
-//! - `look`, `probe`, `write_probe`: what is seen.
+//! - `look`, `probe`, `write_probe`, `prove`: what is seen.
 //! - `start`, `fence`, `handover`, `standby`, `promote`, `follow`, `keep`: what is done.
 //! - `switch`: `FAILOVER`, for servers that no guard holds.
 //! - `sentinel`: whether somebody else decides here.
@@ -29,6 +29,7 @@ mod link;
 mod look;
 mod probe;
 mod promote;
+mod prove;
 mod sentinel;
 mod stamp;
 mod standby;
@@ -52,6 +53,7 @@ pub use link::{Credentials, Link, Target, Tls, TlsError, TlsFiles};
 pub use look::{Glance, Look};
 pub use probe::{ProbeOutcome, ProbeReport, Prober};
 pub use promote::{Opened, PromoteError, Promoted, open_primary, promote, renew_stamp};
+pub use prove::{Proof, ProveError, prove};
 pub use sentinel::{Sentinels, sentinels};
 pub use stamp::{NewStamp, Stamp};
 pub use standby::{Position, StandbyError, confirm, freeze, position};

@@ -99,12 +99,14 @@ pub(super) fn parse(what: &'static str, value: &Value) -> Result<Option<Stamp>, 
 }
 
 /// What identifies the data: as mesh wrote it, or, before it wrote anything, the history that primary and replicas share.
-/// An empty server that replicates from nobody belongs to no group yet.
+/// An empty server that never replicated with anybody belongs to no group yet.
 pub(super) fn system(info: &Info, stamp: Option<&Stamp>) -> Option<u64> {
+    let server = &info.replication;
+    let linked = server.backlog_from.is_some() || server.upstream.as_ref().is_some_and(|up| up.up);
     match stamp {
         Some(stamp) => Some(stamp.system),
-        None if info.keys == 0 && info.replication.upstream.is_none() => None,
-        None => Some(info.replication.replid.number()),
+        None if info.keys == 0 && !linked => None,
+        None => Some(server.replid.number()),
     }
 }
 

@@ -41,6 +41,7 @@ fn config() -> GuardConfig {
     GuardConfig {
         group: "orders".parse().unwrap(),
         instance: me(),
+        engine: mesh_proto::spec::Engine::Postgres,
         public_key: "key".to_owned(),
         timing: policy::profile(Profile::Lan),
         electorate: Electorate { version: 1, members: (1..=3).map(NodeId).collect() },
@@ -92,6 +93,7 @@ impl Rig {
             commit_gate: CommitGate::Open,
             downgraded: Vec::new(),
             trouble: None,
+            rival: None,
         };
         let mut rig = Self {
             now: Moment(1_000),

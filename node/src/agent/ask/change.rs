@@ -7,7 +7,7 @@ use mesh_proto::evidence::ProcessState;
 use mesh_proto::lease::StatusRef;
 use mesh_proto::operator::{Answer, Refusal, RefusalCode};
 use mesh_proto::run::Actor;
-use mesh_proto::spec::GroupSpec;
+use mesh_proto::spec::{Engine, GroupSpec};
 use mesh_proto::{GroupName, InstanceName, Millis};
 
 use super::{Asked, LOOK, Reply, lost, refused};
@@ -91,6 +91,17 @@ impl Asked {
                 if let Some(trouble) = &primary.trouble {
                     return Err(unsafe_now(format!("{instance}: {trouble}"), "mend that first"));
                 }
+                if primary.engine != state.spec.engine {
+                    let what = format!(
+                        "{instance} is {}, and {name} is a group of {}",
+                        primary.engine, state.spec.engine
+                    );
+                    return Err(unsafe_now(what, "correct `engine` in the group, or the host's file"));
+                }
+                if let Some(rival) = primary.rival.as_ref().filter(|_| state.spec.automatic) {
+                    let what = format!("{instance}: {rival}");
+                    return Err(unsafe_now(what, "end the other one, or apply the group with automatic = false"));
+                }
                 if primary.process != ProcessState::Primary {
                     let what = format!("{instance} is no running primary: it {}", primary.process);
                     return Err(unsafe_now(
@@ -100,7 +111,15 @@ impl Asked {
                 }
                 let (Some(system_id), Some(data)) = (primary.system_id, primary.data.clone()) else {
                     let what = format!("the guard of {instance} does not know its data yet");
-                    return Err(unsafe_now(what, "wait a moment and try again"));
+                    return Err(unsafe_now(
+                        what,
+                        match state.spec.engine {
+                            Engine::Postgres => "wait a moment and try again",
+                            Engine::Redis => {
+                                "wait a moment and try again; one that is empty needs a replica, or a first key"
+                            }
+                        },
+                    ));
                 };
                 for other in state.spec.instances.iter().filter(|other| other.name != *instance) {
                     let Some(status) = heard(&other.name) else {
@@ -117,7 +136,12 @@ impl Asked {
                         );
                         return Err(unsafe_now(
                             what,
-                            "build it from the primary with pg_basebackup, or remove it",
+                            match state.spec.engine {
+                                Engine::Postgres => {
+                                    "build it from the primary with pg_basebackup, or remove it"
+                                }
+                                Engine::Redis => "let it replicate from the primary (REPLICAOF), or remove it",
+                            },
                         ));
                     }
                     if status.process != ProcessState::Standby {

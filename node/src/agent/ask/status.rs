@@ -70,13 +70,19 @@ impl Asked {
         });
         GroupStatus {
             group: group.spec.group.clone(),
+            engine: group.spec.engine,
             version: group.version,
             epoch: group.epoch,
             primary: group.primary.as_ref().map(|p| p.instance.clone()),
             verdict: group.verdict.clone(),
             timing: group.timing.clone(),
             automatic: group.spec.automatic,
-            blocked: group.verdict.blocked.clone().or_else(|| group.blocked()),
+            blocked: group
+                .verdict
+                .blocked
+                .clone()
+                .or_else(|| group.blocked())
+                .or_else(|| self.driver.with_heard(|c| c.heard.rival(&group.spec.group))),
             instances: group
                 .spec
                 .instances

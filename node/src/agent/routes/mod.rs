@@ -18,13 +18,14 @@ use std::time::Instant;
 use mesh_adapters::Mark;
 use mesh_adapters::dns::rfc2136::{KeyError, NameServer};
 use mesh_adapters::postgres::{ProbeTarget, ProveError, Through, prove};
+use mesh_adapters::redis;
 use mesh_proto::effect::{Effect, Finding, Order, Outcome, Refusal};
-use mesh_proto::spec::{GroupSpec, InstanceSpec, RouteSpec, RouteTarget};
+use mesh_proto::spec::{Engine, GroupSpec, InstanceSpec, RouteSpec, RouteTarget};
 use mesh_proto::{GroupName, InstanceName, Millis, RouteName};
 use tokio::time::timeout_at;
 
 use super::gates::{Gates, Passage};
-use super::sightings::ProbeLogin;
+use super::sightings::{Logins, ProbeLogin};
 use crate::config::{DnsSection, NodeConfig};
 
 pub use watch::RouteWatch;
@@ -89,7 +90,7 @@ type Turn = Arc<tokio::sync::Mutex<()>>;
 /// The routes of this agent.
 pub struct RouteKeeper {
     holdings: Holdings,
-    login: Option<ProbeLogin>,
+    logins: Logins,
     gates: Arc<Mutex<Gates>>,
     /// One order at a time for each route: gates and effects of a route must not interleave, and a slow name server must
     /// not hold up a proxy.
@@ -100,8 +101,8 @@ pub struct RouteKeeper {
 impl RouteKeeper {
     /// Keeps the routes that the holdings reach.
     #[must_use]
-    pub fn new(holdings: Holdings, login: Option<ProbeLogin>, gates: Gates, specs: Arc<dyn Specs>) -> Self {
-        Self { holdings, login, gates: Arc::new(Mutex::new(gates)), turns: Mutex::default(), specs }
+    pub fn new(holdings: Holdings, logins: Logins, gates: Gates, specs: Arc<dyn Specs>) -> Self {
+        Self { holdings, logins, gates: Arc::new(Mutex::new(gates)), turns: Mutex::default(), specs }
     }
 
     /// Executes an order within its budget.
@@ -207,34 +208,68 @@ impl RouteKeeper {
     }
 
     async fn prove(&self, asked: &Asked<'_>, entrance: SocketAddr, pooled: Option<&str>) -> Outcome {
-        let Some(login) = &self.login else {
-            return refused(
-                Refusal::NotConfigured,
-                "this agent's file has no [probe] section to log in with",
-            );
+        let no_section = |section: &str| {
+            let what = format!("this agent's file has no [{section}] section to log in with");
+            refused(Refusal::NotConfigured, &what)
         };
-        let target = ProbeTarget {
-            address: entrance,
-            database: pooled.unwrap_or(&asked.group.database).to_owned(),
-            user: login.user.clone(),
-            passfile: login.passfile.clone(),
-            system_identifier: None,
-        };
-        let through = if pooled.is_some() { Through::Pooler } else { Through::Session };
-        let (route, instance) = (asked.route.name.as_str(), asked.instance.name.as_str());
-        match prove(&target, through, route, instance, asked.order.epoch.0, asked.deadline).await {
-            Ok(proof) => Outcome::Done(Finding::Proved {
-                took: Millis::from(proof.took),
-                read: Some(Millis::from(proof.read)),
-                stragglers: None,
-            }),
-            Err(error @ (ProveError::OtherPrimary { .. } | ProveError::NotRead { .. })) => {
-                refused(Refusal::Failed, &crate::cli::with_causes(&error))
-            }
-            // A write that may have happened changes nothing that matters: it can simply be tried again.
-            Err(error @ (ProveError::Sql(_) | ProveError::Password(_) | ProveError::TooLarge)) => {
-                refused(Refusal::NotDelivered, &crate::cli::with_causes(&error))
-            }
+        match asked.group.engine {
+            Engine::Postgres => match &self.logins.postgres {
+                Some(login) => prove_postgres(login, asked, entrance, pooled).await,
+                None => no_section("probe"),
+            },
+            Engine::Redis => match &self.logins.redis {
+                Some(login) => prove_redis(&login.target(entrance), asked).await,
+                None => no_section("redis_probe"),
+            },
+        }
+    }
+}
+
+async fn prove_redis(target: &redis::Target, asked: &Asked<'_>) -> Outcome {
+    let (route, instance) = (asked.route.name.as_str(), asked.instance.name.as_str());
+    match redis::prove(target, route, instance, asked.order.epoch.0, asked.deadline).await {
+        Ok(proof) => Outcome::Done(Finding::Proved {
+            took: Millis::from(proof.took),
+            read: Some(Millis::from(proof.read)),
+            stragglers: None,
+        }),
+        Err(error @ (redis::ProveError::OtherPrimary { .. } | redis::ProveError::NotRead { .. })) => {
+            refused(Refusal::Failed, &crate::cli::with_causes(&error))
+        }
+        // A write that may have happened changes nothing that matters: it can simply be tried again.
+        Err(error @ redis::ProveError::Ask(_)) => {
+            refused(Refusal::NotDelivered, &crate::cli::with_causes(&error))
+        }
+    }
+}
+
+async fn prove_postgres(
+    login: &ProbeLogin,
+    asked: &Asked<'_>,
+    entrance: SocketAddr,
+    pooled: Option<&str>,
+) -> Outcome {
+    let target = ProbeTarget {
+        address: entrance,
+        database: pooled.unwrap_or(&asked.group.database).to_owned(),
+        user: login.user.clone(),
+        passfile: login.passfile.clone(),
+        system_identifier: None,
+    };
+    let through = if pooled.is_some() { Through::Pooler } else { Through::Session };
+    let (route, instance) = (asked.route.name.as_str(), asked.instance.name.as_str());
+    match prove(&target, through, route, instance, asked.order.epoch.0, asked.deadline).await {
+        Ok(proof) => Outcome::Done(Finding::Proved {
+            took: Millis::from(proof.took),
+            read: Some(Millis::from(proof.read)),
+            stragglers: None,
+        }),
+        Err(error @ (ProveError::OtherPrimary { .. } | ProveError::NotRead { .. })) => {
+            refused(Refusal::Failed, &crate::cli::with_causes(&error))
+        }
+        // A write that may have happened changes nothing that matters: it can simply be tried again.
+        Err(error @ (ProveError::Sql(_) | ProveError::Password(_) | ProveError::TooLarge)) => {
+            refused(Refusal::NotDelivered, &crate::cli::with_causes(&error))
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use mesh_failover::errands;
 use mesh_proto::effect::{Finding, Outcome, Rejoined};
-use mesh_proto::lease::{Proof, ReceiptLevel};
+use mesh_proto::lease::{FenceCause, Proof, ReceiptLevel};
 use mesh_proto::operator::{PlanView, RunView};
 use mesh_proto::run::{Actor, Phase, Run, RunKind, Step};
 use mesh_proto::{Millis, Wall};
@@ -252,6 +252,9 @@ fn finding(found: &Finding) -> String {
             Rejoined::Followed => ", as it was".to_owned(),
             Rejoined::Rewound { diverged_bytes, .. } => {
                 format!(", rewound; {} of WAL only it had were kept aside", text::bytes(*diverged_bytes))
+            }
+            Rejoined::Rebuilt { diverged_bytes: Some(bytes @ 1..), .. } => {
+                format!(", rebuilt; {} only it had were kept aside", text::bytes(*bytes))
             }
             Rejoined::Rebuilt { .. } => ", rebuilt".to_owned(),
         },

@@ -71,6 +71,8 @@ fn guard(name: &str, process: ProcessState) -> GuardStatus {
         busy: None,
         trouble: None,
         downgraded: Vec::new(),
+        engine: mesh_proto::spec::Engine::Postgres,
+        rival: None,
     }
 }
 
@@ -135,6 +137,7 @@ fn healthy() -> StatusView {
             node(3, "witness-1", "witness", false),
         ],
         groups: vec![GroupStatus {
+            engine: mesh_proto::spec::Engine::Postgres,
             group: "orders".parse().unwrap(),
             version: 2,
             epoch: Epoch(3),

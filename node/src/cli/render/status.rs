@@ -63,8 +63,9 @@ pub fn status(view: &StatusView, detail: Detail, look: &Look) -> String {
 fn of_group(group: &GroupStatus, detail: Detail, look: &Look) -> String {
     let mode = if group.automatic { "automatic" } else { "by hand" };
     let (fresh, expected) = group.observers;
+    let engine = if group.engine.is_postgres() { String::new() } else { format!("   {}", group.engine) };
     let heading = format!(
-        "group {}   epoch {}   {}   {mode}   observers {fresh} of {expected}   lease {}   spec {}",
+        "group {}{engine}   epoch {}   {}   {mode}   observers {fresh} of {expected}   lease {}   spec {}",
         group.group,
         group.epoch,
         group.verdict.verdict,
