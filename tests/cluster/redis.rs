@@ -71,6 +71,7 @@ async fn a_planned_switchover_of_redis_there_and_back_loses_nothing() {
         cluster.explained(flows).await.unwrap();
         let (gap, _) = writer.gap(fault);
         println!("FIGURE Redis switchover to {site}: no write for {gap:?}");
+        println!("{}", cluster.must(WITNESS, &["run"]).await.unwrap().out);
         let group = cluster.until_healthy(instance, LONG).await.unwrap();
         assert_eq!(group.run.unwrap().plan.kind, RunKind::Switchover);
     }

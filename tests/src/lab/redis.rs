@@ -73,7 +73,7 @@ impl RedisServer {
         let user =
             |name: &str, rules: &[&str]| format!("user {name} on >{name}-secret {}\n", rules.join(" "));
         let text = format!(
-            "bind {ip}\nprotected-mode no\nport {port}\ndir {data}\nsave \"\"\nrepl-diskless-sync-delay 0\n\
+            "bind {ip}\nreplica-announce-ip {ip}\nprotected-mode no\nport {port}\ndir {data}\nsave \"\"\nrepl-diskless-sync-delay 0\n\
              user sentinel on >mesh-secret resetkeys &__sentinel__:hello -@all +ping +info +publish +subscribe +role +client +config\nuser default on nopass resetkeys resetchannels -@all ~k:* +set +get +exists +ping\n{}{}{}\
              masteruser mesh-replica\nmasterauth mesh-replica-secret\n",
             user("mesh", RULES),

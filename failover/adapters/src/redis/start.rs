@@ -292,6 +292,9 @@ async fn boot_config(instance: &Instance, deadline: Instant) -> Result<String, S
     } else {
         line("port", &port);
     }
+    // Where its primary, and a hand-over there, find it: not the address that its connection happens to come from.
+    line("replica-announce-ip", &settings.listen.to_string());
+    line("replica-announce-port", &port);
     line("daemonize", "no");
     line("supervised", "no");
     line("logfile", "\"\"");

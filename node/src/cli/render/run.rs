@@ -196,9 +196,10 @@ fn promoting(run: &Run) -> String {
 fn proof(proof: &Proof) -> String {
     match proof {
         Proof::Receipt(receipt) => {
-            let level = match receipt.level {
-                ReceiptLevel::NoAck => "can acknowledge nothing any more",
-                ReceiptLevel::Quiet => "has no process left",
+            let level = match (receipt.cause, receipt.level) {
+                (FenceCause::HandOver, _) => "handed over, and can acknowledge nothing any more",
+                (_, ReceiptLevel::NoAck) => "can acknowledge nothing any more",
+                (_, ReceiptLevel::Quiet) => "has no process left",
             };
             format!("{}'s guard gave a receipt that it {level}", receipt.key.instance)
         }

@@ -19,7 +19,7 @@ use super::{LOOK_WITHIN, PATIENCE, STOPPED, stopped};
 use crate::guard::hands::chain;
 use crate::guard::server::Server;
 
-/// A cut in the replication that lasts less than this is a reconnect.
+/// How long noting a new replication id may take.
 const RENEW_WITHIN: Duration = Duration::from_millis(500);
 
 /// The sight of one server.
@@ -36,6 +36,8 @@ pub(super) struct Sight {
     failing: Option<Instant>,
     /// What identifies its data, as last seen: a server that does not run cannot say it.
     system: Option<u64>,
+    /// Who else decided here when the server was last seen: its death ends nobody's watch.
+    rival: Option<String>,
 }
 
 impl Sight {
@@ -50,6 +52,7 @@ impl Sight {
             written: None,
             failing: None,
             system: None,
+            rival: None,
         }
     }
 
@@ -124,6 +127,7 @@ impl Sight {
         if look.system.is_some() {
             self.system = look.system;
         }
+        self.rival = look.sentinels.refusal();
         let offset = look.info.replication.offset;
         if self.advanced.is_none_or(|(at, _)| at != offset) {
             self.advanced = Some((offset, now));
@@ -190,7 +194,7 @@ impl Sight {
             commit_gate: self.server.gate(),
             downgraded: self.server.downgraded(),
             trouble,
-            rival: look.and_then(|look| look.sentinels.refusal()),
+            rival: self.rival.clone(),
         }
     }
 

@@ -17,7 +17,7 @@ use super::{Done, Hand, Trouble, failed, unknown};
 use crate::guard::files::{DATA_BYTES, unique};
 use crate::guard::server::Launcher;
 
-/// How long writes may be held while a replica catches up.
+/// How long writes may be held while a replica catches up: within the lease, which is not renewed meanwhile.
 const DRAIN_WITHIN: Duration = Duration::from_millis(1_000);
 /// How long asking whether a copy was begun may take.
 const ASK_WITHIN: Duration = Duration::from_secs(1);
