@@ -1,6 +1,8 @@
 //! Timing profiles, and the relations between timing values without which a promise would break. A spec that breaks
 //! one is refused with the reason and the value that would do.
 
+mod targets;
+
 use mesh_proto::Millis;
 use mesh_proto::command::MemberRecord;
 use mesh_proto::spec::{
@@ -172,9 +174,26 @@ fn same_target(ours: &RouteSpec, theirs: &RouteSpec) -> Option<(&'static str, St
             let same = ours.agent == theirs.agent && one.database == other.database;
             same.then(|| ("database", format!("PgBouncer database {} at {}", one.database, ours.agent)))
         }
-        (RouteTarget::Haproxy(_), RouteTarget::Dns(_) | RouteTarget::Pgbouncer(_))
-        | (RouteTarget::Dns(_), RouteTarget::Haproxy(_) | RouteTarget::Pgbouncer(_))
-        | (RouteTarget::Pgbouncer(_), RouteTarget::Haproxy(_) | RouteTarget::Dns(_)) => None,
+        (RouteTarget::Elbv2(one), RouteTarget::Elbv2(other)) => {
+            let same = one.target_group == other.target_group;
+            same.then(|| ("target_group", one.target_group.to_string()))
+        }
+        (
+            RouteTarget::Haproxy(_),
+            RouteTarget::Dns(_) | RouteTarget::Pgbouncer(_) | RouteTarget::Elbv2(_),
+        )
+        | (
+            RouteTarget::Dns(_),
+            RouteTarget::Haproxy(_) | RouteTarget::Pgbouncer(_) | RouteTarget::Elbv2(_),
+        )
+        | (
+            RouteTarget::Pgbouncer(_),
+            RouteTarget::Haproxy(_) | RouteTarget::Dns(_) | RouteTarget::Elbv2(_),
+        )
+        | (
+            RouteTarget::Elbv2(_),
+            RouteTarget::Haproxy(_) | RouteTarget::Dns(_) | RouteTarget::Pgbouncer(_),
+        ) => None,
     }
 }
 
@@ -309,6 +328,7 @@ fn check_routes(spec: &GroupSpec, members: &[MemberRecord]) -> Vec<Finding> {
             RouteTarget::Haproxy(target) => findings.extend(check_haproxy(route, target)),
             RouteTarget::Dns(target) => findings.extend(check_records(spec, at, target)),
             RouteTarget::Pgbouncer(target) => findings.extend(check_pgbouncer(route, target)),
+            RouteTarget::Elbv2(target) => findings.extend(targets::check(spec, at, target)),
         }
     }
     findings
@@ -327,7 +347,7 @@ fn check_records(spec: &GroupSpec, at: usize, target: &DnsTarget) -> Vec<Finding
         .iter()
         .filter_map(|route| match &route.target {
             RouteTarget::Dns(other) => Some(&other.records),
-            RouteTarget::Haproxy(_) | RouteTarget::Pgbouncer(_) => None,
+            RouteTarget::Haproxy(_) | RouteTarget::Pgbouncer(_) | RouteTarget::Elbv2(_) => None,
         })
         .flatten()
         .collect();

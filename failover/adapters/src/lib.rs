@@ -6,6 +6,8 @@
 #[cfg(feature = "aws")]
 pub mod aws;
 pub mod dns;
+#[cfg(feature = "aws")]
+pub mod elbv2;
 pub mod haproxy;
 pub mod health;
 pub mod hooks;

@@ -31,6 +31,8 @@ macro_rules! at {
     ($($step:expr),+) => { vec![$(At::from($step)),+] };
 }
 
+mod aws;
+
 /// Something wrong with the value at a path.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Finding {
@@ -61,6 +63,7 @@ pub(super) fn values(config: &NodeConfig) -> Vec<Finding> {
     instances(config, &mut found);
     zones(config, &mut found);
     pgbouncers(config, &mut found);
+    aws::values(config, &mut found);
     found
 }
 
@@ -174,6 +177,14 @@ fn paths(config: &NodeConfig) -> Vec<(&Path, Vec<At>)> {
     }
     for (index, zone) in config.zones.iter().enumerate() {
         paths.push((&zone.secret_file, at!["dns", index, "secret_file"]));
+    }
+    for (index, zone) in config.hosted_zones.iter().enumerate() {
+        let here = || at!["route53", index, "credentials_file"];
+        paths.extend(zone.credentials_file.as_deref().map(|file| (file, here())));
+    }
+    for (index, group) in config.target_groups.iter().enumerate() {
+        let here = || at!["elbv2", index, "credentials_file"];
+        paths.extend(group.credentials_file.as_deref().map(|file| (file, here())));
     }
     for (index, haproxy) in config.haproxies.iter().enumerate() {
         paths.extend(haproxy.state_file.as_deref().map(|file| (file, at!["haproxy", index, "state_file"])));
@@ -352,6 +363,7 @@ pub(super) fn files(config: &NodeConfig, reader: Reader<'_>) -> Vec<Finding> {
                     secret(file, 0o077, at!["pgbouncer", index, "password_file"], &mut found);
                 }
             }
+            aws::files(config, &mut found);
         }
         Reader::Guard(name) => {
             public(&config.tls.ca, at!["tls", "ca"], &mut found);

@@ -4,6 +4,7 @@
 //! what to do. It never holds what the whole mesh must agree on (group specs are replicated) and never holds secrets:
 //! those stay in files that it names.
 
+mod aws;
 mod check;
 mod locate;
 
@@ -14,6 +15,7 @@ use mesh_proto::spec::DnsName;
 use mesh_proto::{AgentName, GroupName, InstanceName, MeshId, NodeId, SiteName};
 use serde::Deserialize;
 
+pub use aws::{Elbv2Section, Endpoint, EndpointError, Route53Section};
 pub use locate::Problem;
 
 /// Where the file is looked for when the command line does not say.
@@ -41,6 +43,12 @@ pub struct NodeConfig {
     /// Zones whose keys this agent holds.
     #[serde(default, rename = "dns")]
     pub zones: Vec<DnsSection>,
+    /// Hosted zones of Route 53 that this agent may change.
+    #[serde(default, rename = "route53")]
+    pub hosted_zones: Vec<Route53Section>,
+    /// Target groups of Elastic Load Balancing that this agent may change.
+    #[serde(default, rename = "elbv2")]
+    pub target_groups: Vec<Elbv2Section>,
     /// PgBouncer databases this agent leads.
     #[serde(default, rename = "pgbouncer")]
     pub pgbouncers: Vec<PgbouncerSection>,

@@ -2,6 +2,7 @@
 //! error never silently becomes a default. Relations between values are checked in the pure core (`policy`).
 
 mod dns;
+mod elbv2;
 mod route;
 
 use serde::{Deserialize, Serialize};
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{AgentName, GroupName, InstanceName, Millis, SiteName};
 
 pub use dns::{DnsName, DnsNameError, DnsTarget, Drift, MARKER_LABEL, RecordKind, RecordSpec};
+pub use elbv2::{Elbv2Target, LbTarget, LbTargetError, TargetGroupArn, TargetGroupArnError};
 pub use route::{HaproxyTarget, PgbouncerTarget, RouteError, RouteKind, RouteSpec, RouteTarget};
 
 /// One group: the instances that replicate from one primary, and the routes that lead to it.

@@ -103,9 +103,11 @@ pub(crate) fn rights(code: &str) -> Option<Rights> {
         | "ExpiredTokenException"
         | "RequestExpired"
         | "RequestTimeTooSkewed" => Some(Rights::Signature),
-        "AccessDenied" | "AccessDeniedException" | "UnauthorizedOperation" | "NotAuthorized" | "OptInRequired" => {
-            Some(Rights::Action)
-        }
+        "AccessDenied"
+        | "AccessDeniedException"
+        | "UnauthorizedOperation"
+        | "NotAuthorized"
+        | "OptInRequired" => Some(Rights::Action),
         _ => None,
     }
 }
@@ -118,8 +120,12 @@ where
         match &error {
             SdkError::ServiceError(answer) => {
                 let status = answer.raw().status();
-                let code = answer.err().code().unwrap_or_default().to_owned();
-                let message = || answer.err().message().unwrap_or_default().chars().take(MESSAGE_MAX).collect();
+                let body = answer.raw().body().bytes().map(String::from_utf8_lossy).unwrap_or_default();
+                let code = answer.err().code().map_or_else(|| bare_code(&body).to_owned(), str::to_owned);
+                let message = || {
+                    let message = answer.err().message().unwrap_or_else(|| bare_message(&body));
+                    message.chars().take(MESSAGE_MAX).collect()
+                };
                 if PUT_OFF.contains(&code.as_str()) {
                     return Self::PutOff { code, message: message() };
                 }
@@ -127,7 +133,8 @@ where
                     return Self::Failed { status: status.as_u16(), code };
                 }
                 // What AWS says about a bad signature repeats the request that was signed, with its session token.
-                let message = if rights(&code) == Some(Rights::Signature) { String::new() } else { message() };
+                let message =
+                    if rights(&code) == Some(Rights::Signature) { String::new() } else { message() };
                 let code = if code.is_empty() { status.as_u16().to_string() } else { code };
                 Self::Refused { code, message }
             }
@@ -146,6 +153,19 @@ where
             _ => Self::Lost(error.into()),
         }
     }
+}
+
+/// Route 53 refuses some batches by a document that is named after the error, and not by one about errors, which is all
+/// that the SDK reads.
+fn bare_code(body: &str) -> &str {
+    let elements = body.split('<').skip(1);
+    let root = elements.map(|element| element.split([' ', '>', '/']).next().unwrap_or_default());
+    root.into_iter().find(|name| !name.starts_with(['?', '!'])).unwrap_or_default()
+}
+
+fn bare_message(body: &str) -> &str {
+    let inside = body.split("<Message>").nth(1);
+    inside.and_then(|rest| rest.split("</Message>").next()).unwrap_or_default()
 }
 
 fn without_credentials(error: &(dyn std::error::Error + 'static)) -> bool {
@@ -203,5 +223,18 @@ where
         }
         tokio::time::sleep_until(next.into()).await;
         pause = (pause * 2).min(PAUSE_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_that_is_a_document_of_its_own_has_a_code() {
+        let body = "<?xml version=\"1.0\"?>\n<InvalidChangeBatch xmlns=\"https://x\"><Messages><Message>not \
+                    found</Message></Messages></InvalidChangeBatch>";
+        assert_eq!((bare_code(body), bare_message(body)), ("InvalidChangeBatch", "not found"));
+        assert_eq!((bare_code("Bad Gateway"), bare_message("Bad Gateway")), ("", ""));
     }
 }

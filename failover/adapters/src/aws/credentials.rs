@@ -123,7 +123,9 @@ mod tests {
     fn the_default_section_counts_and_what_is_missing_is_named() {
         let keys = "aws_access_key_id = AKID\naws_secret_access_key=s=cret\n";
         let other = "[other]\naws_access_key_id = no\naws_session_token = no\n";
-        for text in [keys, &format!("# mine\n[default]\n{keys}{other}"), &format!("{other}[ default ]\n{keys}")] {
+        for text in
+            [keys, &format!("# mine\n[default]\n{keys}{other}"), &format!("{other}[ default ]\n{keys}")]
+        {
             let found = parse(text).unwrap();
             assert_eq!((found.access_key_id(), found.secret_access_key()), ("AKID", "s=cret"), "{text}");
             assert_eq!(found.session_token(), None, "{text}");
@@ -131,7 +133,10 @@ mod tests {
         let token = format!("{keys}aws_session_token = t==\n");
         assert_eq!(parse(&token).unwrap().session_token(), Some("t=="));
         assert_eq!(parse(other).unwrap_err(), "aws_access_key_id");
-        assert_eq!(parse("aws_access_key_id = AKID\naws_secret_access_key =").unwrap_err(), "aws_secret_access_key");
+        assert_eq!(
+            parse("aws_access_key_id = AKID\naws_secret_access_key =").unwrap_err(),
+            "aws_secret_access_key"
+        );
     }
 
     #[tokio::test]

@@ -18,8 +18,8 @@ use aws_smithy_http_client::tls::Provider;
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use tokio::sync::OnceCell;
 
-pub use call::{CallError, Silent};
 pub(crate) use call::{Again, Rights, patiently, rights};
+pub use call::{CallError, Silent};
 pub use credentials::{CredentialsError, CredentialsFrom, check as check_file};
 
 use self::credentials::FromFile;

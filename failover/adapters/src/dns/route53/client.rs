@@ -27,9 +27,7 @@ impl Client {
     }
 
     async fn client(&self) -> &aws_sdk_route53::Client {
-        self.client
-            .get_or_init(|| async { aws_sdk_route53::Client::new(self.account.config().await) })
-            .await
+        self.client.get_or_init(|| async { aws_sdk_route53::Client::new(self.account.config().await) }).await
     }
 
     /// The records from a name on, in Route 53's order, and whether the zone ends with them. All records of the name itself

@@ -70,8 +70,7 @@ impl HostedZone {
     }
 
     async fn listed(&self, from: &str, deadline: Instant) -> Result<Listed, DnsError> {
-        let (found, complete) =
-            self.client.list(from, deadline).await.map_err(|error| self.unread(error))?;
+        let (found, complete) = self.client.list(from, deadline).await.map_err(|error| self.unread(error))?;
         Ok(Listed { found, complete })
     }
 
@@ -130,7 +129,9 @@ impl HostedZone {
             let why = match self.client.status(change, deadline).await {
                 Ok(ChangeStatus::Insync) => return Spread::Everywhere,
                 Ok(_) => format!("change {change} has not spread to all its servers yet"),
-                Err(error) => format!("whether change {change} has spread is not known: {}", crate::words(&error)),
+                Err(error) => {
+                    format!("whether change {change} has spread is not known: {}", crate::words(&error))
+                }
             };
             let again = Instant::now() + AGAIN;
             if again >= deadline {
@@ -176,7 +177,13 @@ impl HostedZone {
 
     /// A batch did not fit. Either something is another by now, or Route 53 would not have it in any case: then what it says
     /// about the batch is the answer, and trying again is not.
-    async fn differs(&self, wanted: &Wanted, before: &[Seen], message: String, deadline: Instant) -> NotChanged {
+    async fn differs(
+        &self,
+        wanted: &Wanted,
+        before: &[Seen],
+        message: String,
+        deadline: Instant,
+    ) -> NotChanged {
         match self.read(wanted, deadline).await {
             Ok(now) if now == before => NotChanged::Because(DnsError::NotInForce {
                 zone: self.zone.clone(),

@@ -44,7 +44,8 @@ pub(super) fn seen(name: &Name, sets: &[ResourceRecordSet]) -> Seen {
     let marker = marker_name(&name.name);
     for set in sets {
         let kind = set.r#type();
-        let written = || set.resource_records().iter().map(|record| record.value().to_owned()).collect::<Vec<_>>();
+        let written =
+            || set.resource_records().iter().map(|record| record.value().to_owned()).collect::<Vec<_>>();
         let ttl = set.ttl().and_then(|ttl| u32::try_from(ttl).ok()).unwrap_or_default();
         if stands_at(set, &marker) && *kind == RrType::Txt {
             if let Some(how) = special(set) {
