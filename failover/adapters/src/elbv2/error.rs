@@ -10,8 +10,8 @@ use super::marker::{MARKER_KEY, MarkerError};
 use crate::aws::CallError;
 use crate::dns::Cause;
 
-/// Why a target group does not lead where it should. Except in [`ElbError::Unknown`] and [`ElbError::NotHealthy`] it is
-/// certain that this call changed nothing but, at most, what [`ElbError::Foreign`] says.
+/// Why a target group does not lead where it should. Except in [`ElbError::Unknown`], [`ElbError::NotHealthy`] and
+/// [`ElbError::Foreign`] it is certain that it does not lead there by this call; the old primary may be out already.
 #[derive(Debug, thiserror::Error)]
 pub enum ElbError {
     /// The API was not reached, or did not answer before anything was changed.

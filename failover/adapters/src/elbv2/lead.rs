@@ -77,8 +77,16 @@ impl TargetGroup {
             match self.change(wanted, &plan, &mut sent, deadline).await {
                 Ok(()) => {}
                 Err(Broken::Overtaken(error)) => return Err(error),
-                Err(Broken::Call(error)) if sent => return Err(ElbError::Unknown(Lost::Call(error))),
-                Err(Broken::Call(error)) => return Err(not_done("change the target group", error)),
+                // The API may have done it.
+                Err(Broken::Call(error @ (CallError::Lost(_) | CallError::Failed { .. }))) => {
+                    return Err(ElbError::Unknown(Lost::Call(error)));
+                }
+                Err(Broken::Call(
+                    error @ (CallError::Credentials(_)
+                    | CallError::NotSent(_)
+                    | CallError::Refused { .. }
+                    | CallError::PutOff { .. }),
+                )) => return Err(not_done("change the target group", error)),
             }
         }
     }
@@ -113,7 +121,15 @@ impl TargetGroup {
     pub async fn verify(&self, wanted: &Wanted, deadline: Instant) -> Result<Led, ElbError> {
         let seen =
             self.client.see(deadline).await.map_err(|error| not_done("show the target group", error))?;
-        let plan = decide(wanted, &seen)?;
+        let plan = match decide(wanted, &seen) {
+            Ok(plan) => plan,
+            // That this epoch led it elsewhere is the business of who would change it.
+            Err(error @ ElbError::Conflict { .. }) => {
+                let findings = vec![error.to_string()];
+                return Err(ElbError::NotSo { target: wanted.target.clone(), findings });
+            }
+            Err(error) => return Err(error),
+        };
         let findings = findings(&plan, &seen);
         if findings.is_empty() {
             return Ok(Led { changed: false, draining: plan.draining });

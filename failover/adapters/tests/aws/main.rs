@@ -3,8 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod balancer;
 #[path = "../contract/mod.rs"]
 mod contract;
+mod elbv2;
+mod moto;
 mod route53;
 mod strict;
 

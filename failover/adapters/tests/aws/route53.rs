@@ -10,6 +10,7 @@ use mesh_proto::effect::{Outcome, Refusal};
 use mesh_proto::spec::{DnsName, Drift, RecordKind};
 
 use super::contract::{self, Bench, Day, Side};
+use super::moto::{Moto, element};
 use super::strict::{GOOD_KEY, POOR_KEY, Set, Spoil, Strict, ZONE, ZONE_ID};
 use super::{SECRET, access, key_file, soon};
 
@@ -328,9 +329,10 @@ async fn credentials_and_rights_are_told_apart_and_no_secret_is_shown() {
     let lab = Lab::new().await;
     lab.lead(&wanted(1, EAST)).await.unwrap();
     let endpoint = format!("http://{}", lab.api.address);
-    for (key, said) in
-        [("AKIDWRONG", "SignatureDoesNotMatch; check the credentials"), (POOR_KEY, "AccessDenied (User: ")]
-    {
+    for (key, said) in [
+        ("AKIDWRONG", "SignatureDoesNotMatch when asked to show what stands there; check the credentials"),
+        (POOR_KEY, "AccessDenied (User: "),
+    ] {
         let result = dns::lead(&at(&endpoint, &lab.dir, key), &wanted(2, DR), soon()).await;
         let shown = format!("{result:?}");
         let Outcome::Refused { code: Refusal::NotConfigured, detail } = dns::outcome(result) else {
@@ -361,4 +363,29 @@ async fn credentials_and_rights_are_told_apart_and_no_secret_is_shown() {
     assert!(dns::lead(&zone, &wanted(2, DR), soon()).await.is_err());
     std::fs::copy(key_file(lab.dir.path(), GOOD_KEY), file).unwrap();
     assert!(dns::lead(&zone, &wanted(2, DR), soon()).await.unwrap().changed);
+}
+
+#[tokio::test]
+async fn what_is_said_to_route_53_is_understood_by_moto() {
+    let moto = Moto::start().await;
+    let body = format!(
+        "<CreateHostedZoneRequest xmlns=\"https://route53.amazonaws.com/doc/2013-04-01/\"><Name>{ZONE}</Name>\
+         <CallerReference>1</CallerReference></CreateHostedZoneRequest>"
+    );
+    let answer = moto.ask("route53", "POST /2013-04-01/hostedzone", &body).await;
+    let id = element(&answer, "Id").trim_start_matches("/hostedzone/").to_owned();
+    let dir = tempfile::tempdir().unwrap();
+    let access = access(&moto.endpoint(), key_file(dir.path(), GOOD_KEY));
+    let zone = HostedZone::new(DnsName::new(ZONE).unwrap(), id.clone(), access, Vec::new());
+    for (epoch, value) in [(1, EAST), (2, DR), (3, EAST)] {
+        let wanted = wanted(epoch, value);
+        assert!(dns::lead(&zone, &wanted, soon()).await.unwrap().changed);
+        assert!(!dns::lead(&zone, &wanted, soon()).await.unwrap().changed, "twice is once");
+        dns::verify(&zone, &wanted, soon()).await.unwrap();
+        let led = zone.shown(&wanted, soon()).await;
+        assert_eq!((led.servers, led.lagging), (1, Vec::new()));
+    }
+    let listed = moto.ask("route53", &format!("GET /2013-04-01/hostedzone/{id}/rrset"), "").await;
+    assert!(listed.contains(&format!("<Value>{EAST}</Value>")) && !listed.contains(DR), "{listed}");
+    assert!(listed.contains("v=mesh1;group=orders;epoch=3;"), "{listed}");
 }
