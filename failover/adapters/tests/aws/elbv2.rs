@@ -253,10 +253,10 @@ async fn rights_credentials_and_unfit_targets_are_told_apart() {
 async fn what_is_said_to_a_load_balancer_is_understood_by_moto() {
     let moto = Moto::start().await;
     let ask = async |words: &str| {
-        let service = if words.contains("Vpc") { "ec2" } else { "elasticloadbalancing" };
+        let service = if words.starts_with("Action=CreateVpc") { "ec2" } else { "elasticloadbalancing" };
         moto.ask(service, "POST /", words).await
     };
-    let vpc = element(&ask("Action=CreateVpc&Version=2016-11-15&CidrBlock=10.0.0.0/8").await, "vpcId");
+    let vpc = element(&ask("Action=CreateVpc&Version=2016-11-15&CidrBlock=10.0.0.0/16").await, "vpcId");
     let words = format!(
         "Action=CreateTargetGroup&Version=2015-12-01&Name=orders&Protocol=TCP&Port=5432&TargetType=ip&VpcId={vpc}"
     );
@@ -265,7 +265,7 @@ async fn what_is_said_to_a_load_balancer_is_understood_by_moto() {
     let dir = tempfile::tempdir().unwrap();
     let group = TargetGroup::new(arn.clone(), access(&moto.endpoint(), key_file(dir.path(), GOOD_KEY)));
     for (epoch, id) in [(1, EAST), (2, DR)] {
-        let wanted = Wanted { target_group: arn.clone(), outside: false, ..wanted(epoch, id) };
+        let wanted = Wanted { target_group: arn.clone(), ..wanted(epoch, id) };
         let led = group.lead(&wanted, soon()).await;
         assert!(led.as_ref().is_ok_and(|led| led.changed), "{led:?}");
         assert!(!group.lead(&wanted, soon()).await.unwrap().changed, "twice is once");
