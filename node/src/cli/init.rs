@@ -131,6 +131,17 @@ key = "/etc/mesh/agent-{name}.key"
 # server = "{ip}:53"                   # its primary server, as IP:port
 # key_name = "mesh"
 # secret_file = "/etc/mesh/mesh.key"
+
+# The same in Route 53.
+# [[route53]]
+# zone = "example.com."
+# hosted_zone = "Z0123456789ABC"
+# credentials_file = "/etc/mesh/aws"   # as `aws configure` writes it; left out: environment, or the role of this host
+
+# A target group of an AWS load balancer that leads clients to the primary.
+# [[elbv2]]
+# target_group = "arn:aws:elasticloadbalancing:us-east-1:123456789012:targetgroup/orders/0123456789abcdef"
+# credentials_file = "/etc/mesh/aws"
 "#,
         socket = super::args::DEFAULT_SOCKET,
         ip = listen.ip(),

@@ -125,18 +125,18 @@ fn standing(described: &TargetHealthDescription) -> Option<Standing> {
     Some(Standing { target: Target { id, port }, state, why })
 }
 
+/// A state that says that the target cannot be relied upon, or one that this version does not know, is unhealthy.
 fn state(state: &TargetHealthStateEnum) -> State {
-    match state {
-        TargetHealthStateEnum::Healthy => State::Healthy,
-        TargetHealthStateEnum::Initial => State::Initial,
-        TargetHealthStateEnum::Draining => State::Draining,
-        TargetHealthStateEnum::Unused => State::Unused,
-        TargetHealthStateEnum::Unhealthy
-        | TargetHealthStateEnum::UnhealthyDraining
-        | TargetHealthStateEnum::Unavailable => State::Unhealthy,
-        // A state that this version does not know is none in which it may be relied upon.
-        _ => State::Unhealthy,
-    }
+    let known = [
+        (TargetHealthStateEnum::Healthy, State::Healthy),
+        (TargetHealthStateEnum::Initial, State::Initial),
+        (TargetHealthStateEnum::Draining, State::Draining),
+        (TargetHealthStateEnum::Unused, State::Unused),
+    ];
+    known
+        .into_iter()
+        .find_map(|(theirs, ours)| (theirs == *state).then_some(ours))
+        .unwrap_or(State::Unhealthy)
 }
 
 /// What to do about a refusal, and whether repeating it is useless.

@@ -310,3 +310,6 @@ fn no(code: Refusal, detail: impl Into<String>) -> No {
 fn refused(code: Refusal, detail: &str) -> Outcome {
     no(code, detail).into()
 }
+
+#[cfg(all(test, feature = "aws"))]
+mod tests_aws;

@@ -208,7 +208,7 @@ mod tests {
         let weighted = simple().set_identifier("east").weight(10).build().unwrap();
         assert_eq!(seen(name, &[weighted]).other.unwrap(), "routing-policy A");
         let cname = listed("DB.example.com", RrType::Cname, 5, &["other.example.net"]);
-        assert_eq!(seen(name, &[cname.clone()]).other.unwrap(), "CNAME");
+        assert_eq!(seen(name, std::slice::from_ref(&cname)).other.unwrap(), "CNAME");
         let alias = &wanted(RecordKind::Cname, "dr.example.net.").names[0];
         assert_eq!(seen(alias, &[cname]).values, ["other.example.net."]);
         let mx = listed("db.example.com.", RrType::Mx, 60, &["10 mail.example.com."]);
