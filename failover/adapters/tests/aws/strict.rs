@@ -142,7 +142,7 @@ async fn serve(State(strict): State<Strict>, request: Request) -> Response {
         return strict.list(&query);
     }
     let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
-    strict.change(&String::from_utf8(body.to_vec()).unwrap()).await
+    strict.change(std::str::from_utf8(&body).unwrap()).await
 }
 
 fn xml(status: StatusCode, body: String) -> Response {

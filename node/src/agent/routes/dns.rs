@@ -24,7 +24,7 @@ pub(super) enum Held {
     Updates(NameServer),
     /// Route 53.
     #[cfg(feature = "aws")]
-    Route53(mesh_adapters::dns::route53::HostedZone),
+    Route53(Box<mesh_adapters::dns::route53::HostedZone>),
 }
 
 impl Held {
@@ -32,12 +32,13 @@ impl Held {
     pub(super) fn all(config: &NodeConfig) -> Vec<Self> {
         let zones = config.zones.iter().map(|section| Self::Updates(held(section)));
         #[cfg(feature = "aws")]
-        let zones =
-            zones.chain(config.hosted_zones.iter().map(|section| Self::Route53(super::aws::zone(section))));
+        let zones = zones.chain(
+            config.hosted_zones.iter().map(|section| Self::Route53(Box::new(super::aws::zone(section)))),
+        );
         zones.collect()
     }
 
-    const fn zone(&self) -> &DnsName {
+    fn zone(&self) -> &DnsName {
         match self {
             Self::Updates(server) => &server.zone,
             #[cfg(feature = "aws")]
@@ -58,7 +59,7 @@ impl Held {
         match self {
             Self::Updates(server) => dns::lead(server, wanted, deadline).await,
             #[cfg(feature = "aws")]
-            Self::Route53(zone) => dns::lead(zone, wanted, deadline).await,
+            Self::Route53(zone) => dns::lead(&**zone, wanted, deadline).await,
         }
     }
 
@@ -66,7 +67,7 @@ impl Held {
         match self {
             Self::Updates(server) => dns::verify(server, wanted, deadline).await,
             #[cfg(feature = "aws")]
-            Self::Route53(zone) => dns::verify(zone, wanted, deadline).await,
+            Self::Route53(zone) => dns::verify(&**zone, wanted, deadline).await,
         }
     }
 

@@ -311,5 +311,6 @@ fn refused(code: Refusal, detail: &str) -> Outcome {
     no(code, detail).into()
 }
 
-#[cfg(all(test, feature = "aws"))]
+#[cfg(test)]
+#[cfg(feature = "aws")]
 mod tests_aws;
