@@ -55,7 +55,7 @@ impl TargetGroup {
     /// # Errors
     /// [`ElbError`]; after [`ElbError::Unknown`] call [`Self::verify`] before anything else.
     pub async fn lead(&self, wanted: &Wanted, deadline: Instant) -> Result<Led, ElbError> {
-        let (mut sent, mut tries) = (false, 0);
+        let (mut sent, mut tries, mut fresh) = (false, 0, false);
         loop {
             let seen = match self.client.see(deadline).await {
                 Ok(seen) => seen,
@@ -70,12 +70,17 @@ impl TargetGroup {
                 tokio::time::sleep(AGAIN).await;
                 continue;
             }
+            if std::mem::take(&mut fresh) {
+                // What was just changed may not be shown at once.
+                tokio::time::sleep_until(deadline.min(Instant::now() + AGAIN).into()).await;
+                continue;
+            }
             tries += 1;
             if tries > TRIES {
                 return Err(ElbError::Unsettled { target_group: self.arn().clone() });
             }
             match self.change(wanted, &plan, &mut sent, deadline).await {
-                Ok(()) => {}
+                Ok(()) => fresh = true,
                 Err(Broken::Overtaken(error)) => return Err(error),
                 // The API may have done it.
                 Err(Broken::Call(error @ (CallError::Lost(_) | CallError::Failed { .. }))) => {

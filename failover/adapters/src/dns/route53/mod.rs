@@ -128,7 +128,9 @@ impl HostedZone {
         loop {
             let why = match self.client.status(change, deadline).await {
                 Ok(ChangeStatus::Insync) => return Spread::Everywhere,
-                Ok(_) => format!("change {change} has not spread to all its servers yet"),
+                Ok(_) => format!(
+                    "change {change} has not spread to all its servers yet; that takes up to a minute"
+                ),
                 Err(error) => {
                     format!("whether change {change} has spread is not known: {}", crate::words(&error))
                 }
