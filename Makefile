@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-export PATH := $(HOME)/.cargo/bin:$(PATH):/usr/sbin:/sbin
+export PATH := $(HOME)/.cargo/bin:$(PATH):$(HOME)/.local/bin:/usr/sbin:/sbin
 CARGO := cargo
 
 # Further words for the program, such as: make demo ARGS="--scenario site-loss"

@@ -48,7 +48,7 @@ Section: database
 Priority: optional
 Maintainer: mesh maintainers <maintainers@users.noreply.example>
 Depends: libc6 (>= ${glibc:-2.31}), adduser
-Recommends: systemd
+Recommends: systemd, ca-certificates
 Installed-Size: $(du -sk "$root" | cut -f1)
 Description: fails PostgreSQL over between sites, and says why
  One agent beside each database host and at each site. Together they agree that

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the demonstration and the tests need, and only what is missing: Debian packages (as root, or with sudo)
-# and, where there is no cargo at all, Rust by its own installer. Repeating it changes nothing.
+# Installs what the demonstration and the tests need, and only what is missing: Debian packages (as root, or with sudo),
+# an AWS API from PyPI, and, where there is no cargo at all, Rust by its own installer. Repeating it changes nothing.
 set -euo pipefail
 
 need=()
@@ -8,6 +8,7 @@ compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || need+=(postgresql)
 for pair in haproxy:haproxy pgbouncer:pgbouncer redis-server:redis-server redis-cli:redis-tools redis-sentinel:redis-sentinel named:bind9 nsupdate:bind9-dnsutils dig:bind9-dnsutils ip:iproute2 nft:nftables cc:build-essential curl:curl setpriv:util-linux; do
     PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null || need+=("${pair##*:}")
 done
+PATH=$PATH:$HOME/.local/bin command -v moto_server >/dev/null || python3 -c 'import ensurepip' 2>/dev/null || need+=(python3-venv)
 if [ ${#need[@]} -gt 0 ]; then
     sudo=()
     if [ "$(id -u)" != 0 ]; then
@@ -21,6 +22,16 @@ if [ ${#need[@]} -gt 0 ]; then
     export DEBIAN_FRONTEND=noninteractive
     "${sudo[@]}" apt-get update -q
     "${sudo[@]}" apt-get install -y -q --no-install-recommends ca-certificates "${need[@]}"
+fi
+
+# An AWS API that judges the form of what is sent to it: a Python package, in an environment of its own.
+if ! PATH=$PATH:$HOME/.local/bin command -v moto_server >/dev/null; then
+    moto=$HOME/.local/share/mesh-tests/moto
+    echo "installing moto below $moto"
+    python3 -m venv "$moto"
+    "$moto/bin/pip" install --quiet 'moto[server]>=5.2,<6'
+    mkdir -p "$HOME/.local/bin"
+    ln -sf "$moto/bin/moto_server" "$HOME/.local/bin/moto_server"
 fi
 
 # rust-toolchain.toml names the toolchain; rustup fetches it at the first use.

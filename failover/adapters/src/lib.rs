@@ -3,7 +3,11 @@
 //! Adapters do one thing when told, read back what they did, and say what came of it. They decide no policy and hold
 //! no mesh state.
 
+#[cfg(feature = "aws")]
+pub mod aws;
 pub mod dns;
+#[cfg(feature = "aws")]
+pub mod elbv2;
 pub mod haproxy;
 pub mod health;
 pub mod hooks;

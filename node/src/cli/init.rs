@@ -42,6 +42,20 @@ pub fn run(args: &AgentTemplateArgs) -> Result<String, Failure> {
     }
 }
 
+/// What a file may say about AWS, where this mesh was built with it.
+const AWS: &str = r#"
+# The same in Route 53.
+# [[route53]]
+# zone = "aws.example.com."
+# hosted_zone = "Z0123456789ABC"
+# credentials_file = "/etc/mesh/aws"   # as `aws configure` writes it; left out: environment, or the role of this host
+
+# A target group of an AWS load balancer that leads clients to the primary.
+# [[elbv2]]
+# target_group = "arn:aws:elasticloadbalancing:us-east-1:123456789012:targetgroup/orders/0123456789abcdef"
+# credentials_file = "/etc/mesh/aws"
+"#;
+
 fn template(args: &AgentTemplateArgs) -> String {
     let AgentTemplateArgs { config: _, mesh, name, site, listen } = args;
     format!(
@@ -131,9 +145,10 @@ key = "/etc/mesh/agent-{name}.key"
 # server = "{ip}:53"                   # its primary server, as IP:port
 # key_name = "mesh"
 # secret_file = "/etc/mesh/mesh.key"
-"#,
+{aws}"#,
         socket = super::args::DEFAULT_SOCKET,
         ip = listen.ip(),
+        aws = if cfg!(feature = "aws") { AWS } else { "" },
     )
 }
 

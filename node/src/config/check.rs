@@ -34,6 +34,8 @@ pub(super) use at;
 
 mod redis;
 
+mod aws;
+
 /// Something wrong with the value at a path.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Finding {
@@ -65,6 +67,7 @@ pub(super) fn values(config: &NodeConfig) -> Vec<Finding> {
     zones(config, &mut found);
     pgbouncers(config, &mut found);
     super::errands::values(config, &mut found);
+    aws::values(config, &mut found);
     found
 }
 
@@ -178,6 +181,14 @@ fn paths(config: &NodeConfig) -> Vec<(&Path, Vec<At>)> {
     }
     for (index, zone) in config.zones.iter().enumerate() {
         paths.push((&zone.secret_file, at!["dns", index, "secret_file"]));
+    }
+    for (index, zone) in config.hosted_zones.iter().enumerate() {
+        let here = || at!["route53", index, "credentials_file"];
+        paths.extend(zone.credentials_file.as_deref().map(|file| (file, here())));
+    }
+    for (index, group) in config.target_groups.iter().enumerate() {
+        let here = || at!["elbv2", index, "credentials_file"];
+        paths.extend(group.credentials_file.as_deref().map(|file| (file, here())));
     }
     for (index, haproxy) in config.haproxies.iter().enumerate() {
         paths.extend(haproxy.state_file.as_deref().map(|file| (file, at!["haproxy", index, "state_file"])));
@@ -373,6 +384,7 @@ pub(super) fn files(config: &NodeConfig, reader: Reader<'_>) -> Vec<Finding> {
                 }
             }
             super::errands::files(config, &mut found);
+            aws::files(config, &mut found);
         }
         Reader::Guard(name) => {
             public(&config.tls.ca, at!["tls", "ca"], &mut found);

@@ -4,6 +4,7 @@
 //! what to do. It never holds what the whole mesh must agree on (group specs are replicated) and never holds secrets:
 //! those stay in files that it names.
 
+mod aws;
 mod check;
 mod errands;
 mod guarded;
@@ -19,6 +20,7 @@ use serde::Deserialize;
 
 pub use errands::{HookSection, ServiceSection};
 pub use guarded::Guarded;
+pub use aws::{Elbv2Section, Endpoint, EndpointError, Route53Section};
 pub use locate::Problem;
 pub use redis::{RedisProbeSection, RedisSection, RedisTls};
 
@@ -53,6 +55,12 @@ pub struct NodeConfig {
     /// Zones whose keys this agent holds.
     #[serde(default, rename = "dns")]
     pub zones: Vec<DnsSection>,
+    /// Hosted zones of Route 53 that this agent may change.
+    #[serde(default, rename = "route53")]
+    pub hosted_zones: Vec<Route53Section>,
+    /// Target groups of Elastic Load Balancing that this agent may change.
+    #[serde(default, rename = "elbv2")]
+    pub target_groups: Vec<Elbv2Section>,
     /// PgBouncer databases this agent leads.
     #[serde(default, rename = "pgbouncer")]
     pub pgbouncers: Vec<PgbouncerSection>,

@@ -1,3 +1,4 @@
+mod aws;
 use super::*;
 
 const GOOD: &str = r#"

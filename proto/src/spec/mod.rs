@@ -3,6 +3,7 @@
 
 mod dns;
 pub(crate) mod errand;
+mod elbv2;
 mod route;
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,7 @@ use crate::{AgentName, GroupName, InstanceName, Millis, SiteName};
 
 pub use dns::{DnsName, DnsNameError, DnsTarget, Drift, MARKER_LABEL, RecordKind, RecordSpec};
 pub use errand::{CheckSpec, Errand, HookSpec, Moves, OnFailure, Point, ServiceSpec, When, Work};
+pub use elbv2::{Elbv2Target, LbTarget, LbTargetError, TargetGroupArn, TargetGroupArnError};
 pub use route::{HaproxyTarget, PgbouncerTarget, RouteError, RouteKind, RouteSpec, RouteTarget};
 
 /// One group: the instances that replicate from one primary, the routes that lead to it, and what else moves with it.

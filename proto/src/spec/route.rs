@@ -4,10 +4,13 @@
 //! To add a kind: a struct and a variant of [`RouteTarget`], its keys in `RawRoute` (each one optional), and its arm in
 //! both conversions. A key that the kind does not take is refused by itself.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::dns::{DnsTarget, Drift, RecordSpec};
-use crate::{AgentName, RouteName};
+use super::elbv2::{Elbv2Target, LbTarget, TargetGroupArn};
+use crate::{AgentName, InstanceName, RouteName};
 
 /// What clients follow to the primary.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +33,8 @@ pub enum RouteTarget {
     Dns(DnsTarget),
     /// A PgBouncer database, changed through its include file and its admin console.
     Pgbouncer(PgbouncerTarget),
+    /// A target group of AWS Elastic Load Balancing.
+    Elbv2(Elbv2Target),
 }
 
 /// An HAProxy backend.
@@ -58,6 +63,7 @@ impl RouteTarget {
             Self::Haproxy(_) => RouteKind::Haproxy,
             Self::Dns(_) => RouteKind::Dns,
             Self::Pgbouncer(_) => RouteKind::Pgbouncer,
+            Self::Elbv2(_) => RouteKind::Elbv2,
         }
     }
 
@@ -71,6 +77,7 @@ impl RouteTarget {
                 names.join(", ")
             }
             Self::Pgbouncer(pgbouncer) => format!("{}/{}", pgbouncer.listen, pgbouncer.database),
+            Self::Elbv2(elb) => elb.listen.to_string(),
         }
     }
 }
@@ -85,6 +92,8 @@ pub enum RouteKind {
     Dns,
     /// [`RouteTarget::Pgbouncer`]
     Pgbouncer,
+    /// [`RouteTarget::Elbv2`]
+    Elbv2,
 }
 
 impl std::fmt::Display for RouteKind {
@@ -93,6 +102,7 @@ impl std::fmt::Display for RouteKind {
             Self::Haproxy => "haproxy",
             Self::Dns => "dns",
             Self::Pgbouncer => "pgbouncer",
+            Self::Elbv2 => "elbv2",
         })
     }
 }
@@ -139,12 +149,26 @@ struct RawRoute {
     record: Vec<RecordSpec>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     database: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    target_group: Option<TargetGroupArn>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    targets: BTreeMap<InstanceName, LbTarget>,
 }
 
 impl RawRoute {
     const fn new(name: RouteName, kind: RouteKind, agent: AgentName) -> Self {
-        let record = Vec::new();
-        Self { name, kind, agent, backend: None, listen: None, drift: None, record, database: None }
+        Self {
+            name,
+            kind,
+            agent,
+            backend: None,
+            listen: None,
+            drift: None,
+            record: Vec::new(),
+            database: None,
+            target_group: None,
+            targets: BTreeMap::new(),
+        }
     }
 
     /// The value of a key that the kind needs.
@@ -155,13 +179,26 @@ impl RawRoute {
     /// The first key that the kind did not take.
     fn left(&self) -> Option<&'static str> {
         // Named one by one, so that a new key cannot be forgotten here.
-        let Self { name: _, kind: _, agent: _, backend, listen, drift, record, database } = self;
+        let Self {
+            name: _,
+            kind: _,
+            agent: _,
+            backend,
+            listen,
+            drift,
+            record,
+            database,
+            target_group,
+            targets,
+        } = self;
         let keys = [
             ("backend", backend.is_some()),
             ("listen", listen.is_some()),
             ("drift", drift.is_some()),
             ("record", !record.is_empty()),
             ("database", database.is_some()),
+            ("target_group", target_group.is_some()),
+            ("targets", !targets.is_empty()),
         ];
         keys.into_iter().find_map(|(key, left)| left.then_some(key))
     }
@@ -193,6 +230,15 @@ impl TryFrom<RawRoute> for RouteSpec {
                     listen: raw.needed("listen", listen)?,
                 })
             }
+            RouteKind::Elbv2 => {
+                let (target_group, listen) = (raw.target_group.take(), raw.listen.take());
+                RouteTarget::Elbv2(Elbv2Target {
+                    targets: std::mem::take(&mut raw.targets),
+                    drift: raw.drift.take().unwrap_or_default(),
+                    target_group: raw.needed("target_group", target_group)?,
+                    listen: raw.needed("listen", listen)?,
+                })
+            }
         };
         match raw.left() {
             Some(key) => Err(RouteError::Foreign { route: raw.name, kind: raw.kind, key }),
@@ -209,13 +255,25 @@ impl From<RouteSpec> for RawRoute {
                 Self { backend: Some(backend), listen: Some(listen), ..raw }
             }
             RouteTarget::Dns(DnsTarget { records, drift }) => {
-                Self { record: records, drift: Some(drift).filter(|drift| *drift != Drift::default()), ..raw }
+                Self { record: records, drift: stated(drift), ..raw }
             }
             RouteTarget::Pgbouncer(PgbouncerTarget { database, listen }) => {
                 Self { database: Some(database), listen: Some(listen), ..raw }
             }
+            RouteTarget::Elbv2(Elbv2Target { target_group, targets, listen, drift }) => Self {
+                target_group: Some(target_group),
+                targets,
+                listen: Some(listen),
+                drift: stated(drift),
+                ..raw
+            },
         }
     }
+}
+
+/// As it is written: what every reader assumes is left out.
+fn stated(drift: Drift) -> Option<Drift> {
+    Some(drift).filter(|drift| *drift != Drift::default())
 }
 
 #[cfg(test)]
@@ -262,6 +320,19 @@ mod tests {
         assert!(foreign.contains("needs `database`"), "{foreign}");
         let foreign = read(&HAPROXY.replace(r#""backend""#, r#""database":"x","backend""#)).unwrap_err();
         assert!(foreign.contains("of kind \"haproxy\" knows no `database`"), "{foreign}");
+    }
+
+    #[test]
+    fn a_target_group_is_read_and_written() {
+        let text = r#"{"name":"lb","kind":"elbv2","agent":"dr-1","listen":"10.2.0.9:5432","target_group":"arn:aws:elasticloadbalancing:us-east-1:123456789012:targetgroup/orders/0123456789abcdef","targets":{"pg-dr":"10.1.0.1:5432@all","pg-east":"i-0123456789abcdef0"}}"#;
+        let route = read(text).unwrap();
+        assert_eq!(route.target.entrance(), "10.2.0.9:5432");
+        assert_eq!(serde_json::to_string(&route).unwrap(), text);
+        let none = read(&text.replace("\"listen\":\"10.2.0.9:5432\",", "")).unwrap_err();
+        assert!(none.contains("route lb of kind \"elbv2\" needs `listen`"), "{none}");
+        let foreign =
+            read(&HAPROXY.replace(r#""backend""#, r#""targets":{"a":"i-01"},"backend""#)).unwrap_err();
+        assert!(foreign.contains("of kind \"haproxy\" knows no `targets`"), "{foreign}");
     }
 
     #[test]

@@ -62,6 +62,8 @@ impl Wanted {
 pub struct Seen {
     /// The texts of its marker; none or one where mesh alone writes there.
     pub markers: Vec<String>,
+    /// The same as the system writes them, where it wants them back exactly so.
+    pub markers_written: Vec<String>,
     /// How long resolvers may keep the marker.
     pub marker_ttl: u32,
     /// The values of the wanted type, in the form in which they are compared, sorted.
@@ -165,6 +167,7 @@ mod tests {
         let name = &wanted.names[0];
         Seen {
             markers: vec![wanted.marker(name).to_string()],
+            markers_written: Vec::new(),
             marker_ttl: name.ttl,
             values: vec![name.value.clone()],
             written: vec![name.value.clone()],

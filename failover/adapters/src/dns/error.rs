@@ -58,6 +58,28 @@ pub enum DnsError {
         /// Whether it lies in how server and agent are set up, so that repeating it is useless.
         for_good: bool,
     },
+    /// There are no credentials to ask with.
+    #[error(
+        "zone {zone} cannot be reached without AWS credentials; check `credentials_file` of its [[route53]] section, or, without \
+         one, the environment and role of this agent"
+    )]
+    Credentials {
+        /// The zone.
+        zone: DnsName,
+        /// Why.
+        #[source]
+        source: Cause,
+    },
+    /// The system puts us off, and did nothing.
+    #[error(
+        "zone {zone} is busy ({code}); it is asked again, and an account has five requests a second: look who else asks"
+    )]
+    PutOff {
+        /// The zone.
+        zone: DnsName,
+        /// What it said.
+        code: String,
+    },
     /// What stands there could not be read, before anything was changed.
     #[error("what stands in zone {zone} cannot be read")]
     Unreadable {
@@ -197,15 +219,18 @@ pub fn outcome(result: Result<Led, DnsError>) -> Outcome {
         DnsError::Unknown { .. } => return Outcome::Unknown { detail },
         DnsError::NotSo { .. } => Refusal::NotSo,
         DnsError::Stale { .. } => Refusal::StaleEpoch,
-        DnsError::NotReached { .. } | DnsError::Unreadable { .. } => Refusal::NotDelivered,
+        DnsError::NotReached { .. } | DnsError::Unreadable { .. } | DnsError::PutOff { .. } => {
+            Refusal::NotDelivered
+        }
         DnsError::Drift { .. }
         | DnsError::OtherType { .. }
         | DnsError::OtherGroup { .. }
         | DnsError::Marker { .. }
         | DnsError::Markers { .. } => Refusal::Drift,
-        DnsError::Key { .. } | DnsError::KeyRefused { .. } | DnsError::Refused { for_good: true, .. } => {
-            Refusal::NotConfigured
-        }
+        DnsError::Key { .. }
+        | DnsError::KeyRefused { .. }
+        | DnsError::Credentials { .. }
+        | DnsError::Refused { for_good: true, .. } => Refusal::NotConfigured,
         DnsError::Refused { for_good: false, .. }
         | DnsError::Conflict { .. }
         | DnsError::NotInForce { .. } => Refusal::Failed,

@@ -101,11 +101,14 @@ pub async fn lead<Z: Zone>(zone: &Z, wanted: &Wanted, deadline: Instant) -> Resu
 /// [`DnsError::NotSo`] when they do not; what else stands in the way.
 pub async fn verify<Z: Zone>(zone: &Z, wanted: &Wanted, deadline: Instant) -> Result<Led, DnsError> {
     let seen = zone.read(wanted, deadline).await?;
-    match decide(wanted, &seen)? {
-        Decision::Nothing => Ok(Led::default()),
-        Decision::Change => Err(DnsError::NotSo {
-            zone: wanted.zone.clone(),
-            names: wanted.names.iter().map(|name| name.name.to_string()).collect(),
-        }),
+    let not_so = || DnsError::NotSo {
+        zone: wanted.zone.clone(),
+        names: wanted.names.iter().map(|name| name.name.to_string()).collect(),
+    };
+    match decide(wanted, &seen) {
+        Ok(Decision::Nothing) => Ok(Led::default()),
+        // That this epoch led it elsewhere is the business of who would change it.
+        Ok(Decision::Change) | Err(DnsError::Conflict { .. }) => Err(not_so()),
+        Err(error) => Err(error),
     }
 }

@@ -1,9 +1,15 @@
 //! The marker beside a name: who led it where, and in which epoch. One line of text that people can read with `dig`.
 
+use mesh_proto::spec::{DnsName, MARKER_LABEL};
 use mesh_proto::{Epoch, GroupName, InstanceName, SiteName};
 
 /// Version of the text.
 const VERSION: &str = "mesh1";
+
+/// Where the marker of a name stands.
+pub(super) fn marker_name(name: &DnsName) -> String {
+    format!("{MARKER_LABEL}.{name}")
+}
 
 /// What a marker says.
 #[derive(Debug, Clone, PartialEq, Eq)]

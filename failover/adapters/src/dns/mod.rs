@@ -8,13 +8,15 @@
 //!
 //! It never lowers an epoch, never touches a name that it was not told, and never asks a resolver's cache what is so.
 //! Reading order: `marker`, `decide` (what to do about what stands there, pure), `lead` (the loop that all systems share),
-//! [`rfc2136`].
+//! [`rfc2136`] and `route53`, the systems.
 
 mod decide;
 mod error;
 mod lead;
 mod marker;
 pub mod rfc2136;
+#[cfg(feature = "aws")]
+pub mod route53;
 
 pub use decide::{Name, Seen, Wanted};
 pub use error::{Cause, DnsError, Lost, outcome};

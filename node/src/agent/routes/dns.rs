@@ -1,22 +1,109 @@
-//! Routes that are names in zones whose keys this agent's file names (RFC 2136).
+//! Routes that are names in zones that this agent may change: on name servers that take dynamic updates (RFC 2136), and in
+//! Route 53.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use mesh_adapters::dns::rfc2136::{Algorithm, KeyFile, NameServer};
-use mesh_adapters::dns::{self, DnsError, Led, Name, Wanted};
+use mesh_adapters::dns::{self, DnsError, Led, Name, Seen, Wanted, Zone as _};
 use mesh_proto::effect::{Finding, Outcome, Refusal};
 use mesh_proto::spec::{DnsName, DnsTarget, InstanceSpec, RecordSpec};
 
 use super::{Asked, Kind, No, no};
-use crate::config::{DnsSection, TsigAlgorithm};
+use crate::config::{DnsSection, NodeConfig, TsigAlgorithm};
 
 /// How long a route waits, once it is led, for authoritative servers to show it. One that is lost with its site must
 /// not hold up the proving write.
 const SHOWN_WITHIN: Duration = Duration::from_millis(1_000);
 
-/// What the file says about a zone.
+/// A zone, at the system that keeps it.
+#[derive(Debug)]
+pub(super) enum Held {
+    /// A name server that takes dynamic updates.
+    Updates(NameServer),
+    /// Route 53.
+    #[cfg(feature = "aws")]
+    Route53(Box<mesh_adapters::dns::route53::HostedZone>),
+}
+
+impl Held {
+    /// The zones of the file.
+    pub(super) fn all(config: &NodeConfig) -> Vec<Self> {
+        let zones = config.zones.iter().map(|section| Self::Updates(held(section)));
+        #[cfg(feature = "aws")]
+        let zones = zones.chain(
+            config.hosted_zones.iter().map(|section| Self::Route53(Box::new(super::aws::zone(section)))),
+        );
+        zones.collect()
+    }
+
+    fn zone(&self) -> &DnsName {
+        match self {
+            Self::Updates(server) => &server.zone,
+            #[cfg(feature = "aws")]
+            Self::Route53(zone) => &zone.zone,
+        }
+    }
+
+    /// Whether a look costs requests of which an account has few.
+    pub(super) const fn is_metered(&self) -> bool {
+        match self {
+            Self::Updates(_) => false,
+            #[cfg(feature = "aws")]
+            Self::Route53(_) => true,
+        }
+    }
+
+    /// What stands at the names, read from the system that takes changes.
+    pub(super) async fn read(&self, wanted: &Wanted, deadline: Instant) -> Result<Vec<Seen>, DnsError> {
+        match self {
+            Self::Updates(server) => server.read(wanted, deadline).await,
+            #[cfg(feature = "aws")]
+            Self::Route53(zone) => zone.read(wanted, deadline).await,
+        }
+    }
+
+    async fn lead(&self, wanted: &Wanted, deadline: Instant) -> Result<Led, DnsError> {
+        match self {
+            Self::Updates(server) => dns::lead(server, wanted, deadline).await,
+            #[cfg(feature = "aws")]
+            Self::Route53(zone) => dns::lead(&**zone, wanted, deadline).await,
+        }
+    }
+
+    async fn verify(&self, wanted: &Wanted, deadline: Instant) -> Result<Led, DnsError> {
+        match self {
+            Self::Updates(server) => dns::verify(server, wanted, deadline).await,
+            #[cfg(feature = "aws")]
+            Self::Route53(zone) => dns::verify(&**zone, wanted, deadline).await,
+        }
+    }
+
+    async fn shown(&self, wanted: &Wanted, deadline: Instant) -> Led {
+        match self {
+            Self::Updates(server) => server.shown(wanted, deadline).await,
+            #[cfg(feature = "aws")]
+            Self::Route53(zone) => zone.shown(wanted, deadline).await,
+        }
+    }
+
+    async fn address(&self, name: &Name, deadline: Instant) -> Result<std::net::IpAddr, DnsError> {
+        match self {
+            Self::Updates(server) => server.address(name, deadline).await,
+            #[cfg(feature = "aws")]
+            Self::Route53(zone) => zone.address(name, deadline).await,
+        }
+    }
+}
+
+/// Whether any of a route's zones is metered.
+pub(super) fn is_metered(held: &[Held], target: &DnsTarget) -> bool {
+    let named = |zone: &Held| target.records.iter().any(|record| record.zone == *zone.zone());
+    held.iter().any(|zone| zone.is_metered() && named(zone))
+}
+
+/// What the file says about a zone of the first kind.
 pub(super) fn held(section: &DnsSection) -> NameServer {
     let algorithm = match section.algorithm {
         TsigAlgorithm::HmacSha256 => Algorithm::HmacSha256,
@@ -34,18 +121,19 @@ pub(super) fn held(section: &DnsSection) -> NameServer {
 /// The zones of a route, each with its server and its names.
 pub(super) struct Route<'a> {
     target: &'a DnsTarget,
-    zones: Vec<&'a NameServer>,
+    zones: Vec<&'a Held>,
 }
 
 impl<'a> Route<'a> {
-    pub(super) fn new(held: &'a [NameServer], target: &'a DnsTarget) -> Result<Self, No> {
-        let mut zones: Vec<&NameServer> = Vec::new();
+    pub(super) fn new(held: &'a [Held], target: &'a DnsTarget) -> Result<Self, No> {
+        let mut zones: Vec<&Held> = Vec::new();
         for record in &target.records {
-            let Some(server) = held.iter().find(|held| held.zone == record.zone) else {
-                let what = format!("this agent's file has no [[dns]] section for zone {}", record.zone);
+            let Some(server) = held.iter().find(|held| *held.zone() == record.zone) else {
+                let zone = &record.zone;
+                let what = format!("this agent's file has no [[dns]] or [[route53]] section for zone {zone}");
                 return Err(no(Refusal::NotConfigured, what));
             };
-            if !zones.iter().any(|known| known.zone == server.zone) {
+            if !zones.iter().any(|known| known.zone() == server.zone()) {
                 zones.push(server);
             }
         }
@@ -71,13 +159,13 @@ impl<'a> Route<'a> {
     pub(super) fn questions(
         &self,
         asked: &Asked<'_>,
-    ) -> impl Iterator<Item = (&'a NameServer, Result<Wanted, No>)> {
-        self.zones.iter().map(|zone| (*zone, self.wanted(asked, &zone.zone)))
+    ) -> impl Iterator<Item = (&'a Held, Result<Wanted, No>)> {
+        self.zones.iter().map(|zone| (*zone, self.wanted(asked, zone.zone())))
     }
 
-    async fn lead_zone(&self, asked: &Asked<'_>, server: &NameServer) -> Result<Outcome, No> {
-        let wanted = self.wanted(asked, &server.zone)?;
-        let led = match dns::lead(server, &wanted, asked.deadline).await {
+    async fn lead_zone(&self, asked: &Asked<'_>, server: &Held) -> Result<Outcome, No> {
+        let wanted = self.wanted(asked, server.zone())?;
+        let led = match server.lead(&wanted, asked.deadline).await {
             Ok(led) => led,
             Err(error) => return Ok(dns::outcome(Err(error))),
         };
@@ -86,9 +174,9 @@ impl<'a> Route<'a> {
         Ok(dns::outcome(Ok(Led { changed: led.changed, ..shown })))
     }
 
-    async fn verify_zone(&self, asked: &Asked<'_>, server: &NameServer) -> Result<Outcome, No> {
-        let wanted = self.wanted(asked, &server.zone)?;
-        Ok(dns::outcome(dns::verify(server, &wanted, asked.deadline).await))
+    async fn verify_zone(&self, asked: &Asked<'_>, server: &Held) -> Result<Outcome, No> {
+        let wanted = self.wanted(asked, server.zone())?;
+        Ok(dns::outcome(server.verify(&wanted, asked.deadline).await))
     }
 }
 

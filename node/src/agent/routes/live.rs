@@ -5,7 +5,7 @@ use std::sync::PoisonError;
 use std::time::Instant;
 
 use futures_util::future::join_all;
-use mesh_adapters::dns::{Marker, Zone};
+use mesh_adapters::dns::Marker;
 use mesh_proto::effect::{Effect, Finding, Order, Outcome, Refusal, StepRef};
 use mesh_proto::live::{Holds, Place, PlaceKind};
 use mesh_proto::spec::{DnsTarget, GroupSpec, InstanceSpec, RouteSpec, RouteTarget};

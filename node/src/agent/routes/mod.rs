@@ -4,7 +4,11 @@
 //! spec, the gate before the effect, one order at a time for each route, and the proving write. A kind never looks at an
 //! epoch to decide whether it may act, unless its system can compare epochs by itself.
 
+#[cfg(feature = "aws")]
+mod aws;
 mod dns;
+#[cfg(feature = "aws")]
+mod elbv2;
 mod haproxy;
 mod live;
 mod pgbouncer;
@@ -13,10 +17,10 @@ mod watch;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mesh_adapters::Mark;
-use mesh_adapters::dns::rfc2136::{KeyError, NameServer};
+use mesh_adapters::dns::rfc2136::KeyError;
 use mesh_adapters::postgres::{ProbeTarget, ProveError, Through, prove};
 use mesh_adapters::redis;
 use mesh_proto::effect::{Effect, Finding, Order, Outcome, Refusal};
@@ -68,8 +72,10 @@ struct Asked<'a> {
 #[derive(Debug, Default)]
 pub struct Holdings {
     haproxies: Vec<haproxy::Held>,
-    zones: Vec<NameServer>,
+    zones: Vec<dns::Held>,
     pgbouncers: Vec<pgbouncer::Held>,
+    #[cfg(feature = "aws")]
+    target_groups: Vec<elbv2::Held>,
 }
 
 impl Holdings {
@@ -78,8 +84,10 @@ impl Holdings {
     pub fn of(config: &NodeConfig) -> Self {
         Self {
             haproxies: config.haproxies.iter().map(haproxy::Held::of).collect(),
-            zones: config.zones.iter().map(dns::held).collect(),
+            zones: dns::Held::all(config),
             pgbouncers: config.pgbouncers.iter().map(pgbouncer::Held::of).collect(),
+            #[cfg(feature = "aws")]
+            target_groups: config.target_groups.iter().map(elbv2::Held::of).collect(),
         }
     }
 }
@@ -135,6 +143,26 @@ impl RouteKeeper {
                     Err(no) => no.into(),
                 }
             }
+            #[cfg(feature = "aws")]
+            RouteTarget::Elbv2(target) => match elbv2::Route::new(&self.holdings.target_groups, target) {
+                Ok(route) => self.through(&route, &asked).await,
+                Err(no) => no.into(),
+            },
+            #[cfg(not(feature = "aws"))]
+            RouteTarget::Elbv2(_) => refused(
+                Refusal::NotConfigured,
+                "this mesh was built without AWS; install one that was built with the cargo feature `aws`",
+            ),
+        }
+    }
+
+    /// How often a route may be looked at, and how long a look may take: as its system bears to be asked.
+    fn pace(&self, target: &RouteTarget) -> Pace {
+        match target {
+            RouteTarget::Haproxy(_) | RouteTarget::Pgbouncer(_) => Pace::LOCAL,
+            RouteTarget::Dns(target) if dns::is_metered(&self.holdings.zones, target) => Pace::METERED,
+            RouteTarget::Dns(_) => Pace::NEAR,
+            RouteTarget::Elbv2(_) => Pace::METERED,
         }
     }
 
@@ -286,6 +314,33 @@ async fn stragglers(kind: &impl Kind, asked: &Asked<'_>) -> Option<u32> {
     }
 }
 
+/// How often to look at a route, and how long a look may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Pace {
+    every: Duration,
+    within: Millis,
+}
+
+impl Pace {
+    /// A proxy or pooler that is asked over its own socket.
+    const LOCAL: Self = Self { every: Duration::from_secs(1), within: Millis(1_000) };
+    /// A name server.
+    const NEAR: Self = Self { every: Duration::from_secs(5), within: Millis(1_000) };
+    /// An API far away, with few requests for all that an account does.
+    const METERED: Self = Self { every: Duration::from_secs(30), within: Millis(5_000) };
+}
+
+/// Tries whether a file with AWS credentials could be used.
+///
+/// # Errors
+/// What is wrong with it, for people.
+pub fn aws_credentials(file: &std::path::Path) -> Result<(), String> {
+    #[cfg(feature = "aws")]
+    return mesh_adapters::aws::check_file(file).map_err(|error| crate::cli::with_causes(&error));
+    #[cfg(not(feature = "aws"))]
+    return Err(format!("{} is of no use: this mesh was built without AWS", file.display()));
+}
+
 /// Tries whether the key of a zone can be used.
 ///
 /// # Errors
@@ -330,3 +385,7 @@ fn no(code: Refusal, detail: impl Into<String>) -> No {
 fn refused(code: Refusal, detail: &str) -> Outcome {
     no(code, detail).into()
 }
+
+#[cfg(test)]
+#[cfg(feature = "aws")]
+mod tests_aws;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use mesh_proto::effect::{Effect, Order, Outcome, Refusal, StepRef};
 use mesh_proto::evidence::RouteSight;
-use mesh_proto::spec::{RouteSpec, RouteTarget};
+use mesh_proto::spec::RouteSpec;
 use mesh_proto::{Epoch, GroupName, InstanceName, Millis, RouteName, RunId};
 use tokio::task::JoinSet;
 
@@ -16,18 +16,6 @@ use super::super::driver::Driver;
 
 /// How often it looks what is due.
 const TURN: Duration = Duration::from_secs(1);
-/// How long a look may take.
-const LOOK_WITHIN: Millis = Millis(1_000);
-
-/// How often a route is looked at: as often as its system bears to be asked.
-const fn every(target: &RouteTarget) -> Duration {
-    match target {
-        RouteTarget::Haproxy(_) => TURN,
-        RouteTarget::Dns(_) => Duration::from_secs(5),
-        RouteTarget::Pgbouncer(_) => TURN,
-    }
-}
-
 /// What was found.
 #[derive(Debug, Clone)]
 struct Look {
@@ -135,6 +123,7 @@ impl RouteWatch {
 fn held(driver: &Driver) -> Vec<Due> {
     let due = |group: &mesh_failover::state::Group, route: &RouteSpec| {
         let instance = group.primary.as_ref()?.instance.clone();
+        let pace = driver.routes.pace(&route.target);
         let effect = Effect::Route { route: route.name.clone(), instance: instance.clone() };
         let order = Order {
             group: group.spec.group.clone(),
@@ -144,10 +133,10 @@ fn held(driver: &Driver) -> Vec<Due> {
             effect,
             verify_only: true,
             index: 0,
-            budget: LOOK_WITHIN,
+            budget: pace.within,
         };
         let key = (group.spec.group.clone(), route.name.clone());
-        Some(Due { key, order, instance, every: every(&route.target) })
+        Some(Due { key, order, instance, every: pace.every })
     };
     driver.consensus.read(|machine| {
         let groups = machine.state().groups.values();

@@ -5,9 +5,10 @@ use std::net::IpAddr;
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::{A, AAAA, CNAME, TXT};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
-use mesh_proto::spec::{DnsName, RecordKind};
+use mesh_proto::spec::RecordKind;
 
 use crate::dns::decide::{Name as WantedName, Seen, Wanted};
+pub(super) use crate::dns::marker::marker_name;
 
 /// Longest piece of a TXT record; DNS allows 255 bytes.
 const TXT_PIECE: usize = 250;
@@ -111,10 +112,6 @@ pub(super) const fn excluded(name: &WantedName) -> &'static [RecordType] {
         RecordKind::A | RecordKind::Aaaa => &[RecordType::CNAME],
         RecordKind::Cname => &[RecordType::A, RecordType::AAAA],
     }
-}
-
-pub(super) fn marker_name(name: &DnsName) -> String {
-    format!("{}.{name}", mesh_proto::spec::MARKER_LABEL)
 }
 
 /// Prerequisite: exactly these records of this type, no more and no less.

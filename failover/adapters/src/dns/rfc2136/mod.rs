@@ -9,7 +9,7 @@
 mod exchange;
 mod key;
 mod message;
-mod shown;
+pub(super) mod shown;
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
@@ -96,7 +96,8 @@ impl NameServer {
                 other = Some(kind.to_string());
             }
         }
-        Ok(Seen { markers, marker_ttl, written: values.clone(), values, ttl, other })
+        let (written, markers_written) = (values.clone(), markers.clone());
+        Ok(Seen { markers, markers_written, marker_ttl, values, written, ttl, other })
     }
 
     /// Where a client that follows this name connects now, by the server's own knowledge.

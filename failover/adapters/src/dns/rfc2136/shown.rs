@@ -32,22 +32,13 @@ impl NameServer {
                 return Led { lagging, ..Led::default() };
             }
         };
-        let asked: Vec<_> = servers.iter().map(|server| server.until_shown(wanted, deadline)).collect();
-        let shown = join_all(asked).await;
-        let late = shown
-            .into_iter()
-            .zip(&servers)
-            .filter_map(|(shown, server)| shown.err().map(|why| format!("{}: {why}", server.name)));
-        let lagging = late.collect();
-        Led { changed: false, servers: u32::try_from(servers.len()).unwrap_or(u32::MAX), lagging }
+        each_shows(&servers, wanted, deadline).await
     }
 
     /// The servers that the agent's file names, or those of the zone's NS records.
     async fn servers(&self, deadline: Instant) -> Result<Vec<Server>, DnsError> {
         if !self.authoritative.is_empty() {
-            let named =
-                |address: &SocketAddr| Server { name: address.to_string(), addresses: vec![*address] };
-            return Ok(self.authoritative.iter().map(named).collect());
+            return Ok(self.authoritative.iter().copied().map(Server::at).collect());
         }
         let mut connection = self.open(deadline).await?;
         let answer = self.ask(&mut connection, self.zone.as_str(), RecordType::NS, deadline).await?;
@@ -72,13 +63,30 @@ impl NameServer {
     }
 }
 
+/// Waits until each of the servers shows what was led, or until the deadline.
+pub(in crate::dns) async fn each_shows(servers: &[Server], wanted: &Wanted, deadline: Instant) -> Led {
+    let asked: Vec<_> = servers.iter().map(|server| server.until_shown(wanted, deadline)).collect();
+    let shown = join_all(asked).await;
+    let late = shown
+        .into_iter()
+        .zip(servers)
+        .filter_map(|(shown, server)| shown.err().map(|why| format!("{}: {why}", server.name)));
+    let lagging = late.collect();
+    Led { changed: false, servers: u32::try_from(servers.len()).unwrap_or(u32::MAX), lagging }
+}
+
 /// One authoritative server.
-struct Server {
+pub(in crate::dns) struct Server {
     name: String,
     addresses: Vec<SocketAddr>,
 }
 
 impl Server {
+    /// A server that the agent's file names.
+    pub(in crate::dns) fn at(address: SocketAddr) -> Self {
+        Self { name: address.to_string(), addresses: vec![address] }
+    }
+
     /// Any of its addresses will do: an agent without IPv6 still reaches it.
     async fn until_shown(&self, wanted: &Wanted, deadline: Instant) -> Result<(), String> {
         if self.addresses.is_empty() {
@@ -93,7 +101,7 @@ impl Server {
 }
 
 /// Looks a name up through the host's resolver; nothing when it does not answer in time.
-pub(super) async fn resolve(name: &str, deadline: Instant) -> Vec<SocketAddr> {
+pub(in crate::dns) async fn resolve(name: &str, deadline: Instant) -> Vec<SocketAddr> {
     match timeout_at(deadline.into(), tokio::net::lookup_host((name, PORT))).await {
         Ok(Ok(found)) => found.collect(),
         Ok(Err(_)) | Err(_) => Vec::new(),
