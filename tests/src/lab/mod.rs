@@ -22,6 +22,7 @@ pub mod postgres;
 pub mod process;
 pub mod redis;
 pub mod routes;
+pub mod sentinel;
 pub mod timeline;
 pub mod wait;
 pub mod writer;

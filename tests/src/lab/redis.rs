@@ -158,14 +158,7 @@ impl RedisServer {
     /// # Errors
     /// When it does not answer.
     pub async fn lost(&self, acknowledged: &[u64]) -> Result<Vec<u64>> {
-        let mut session = Session::open(self.address()).await?;
-        let mut lost = Vec::new();
-        for id in acknowledged {
-            if session.ask(&format!("EXISTS k:{id}\r\n")).await? != ":1" {
-                lost.push(*id);
-            }
-        }
-        Ok(lost)
+        lost(self.address(), acknowledged).await
     }
 
     /// The process that the operator started, if it still runs.
@@ -203,6 +196,21 @@ impl RedisServer {
             home = home.display(),
         )
     }
+}
+
+/// Which keys of the writer's, `k:` and a number, a server lacks.
+///
+/// # Errors
+/// When it does not answer.
+pub async fn lost(address: SocketAddr, acknowledged: &[u64]) -> Result<Vec<u64>> {
+    let mut session = Session::open(address).await?;
+    let mut lost = Vec::new();
+    for id in acknowledged {
+        if session.ask(&format!("EXISTS k:{id}\r\n")).await? != ":1" {
+            lost.push(*id);
+        }
+    }
+    Ok(lost)
 }
 
 /// A connection that speaks as little of the protocol as is needed.
@@ -250,13 +258,37 @@ struct Seen {
     told: Option<String>,
 }
 
+/// Where a client connects.
+#[derive(Debug, Clone)]
+pub enum Entrance {
+    /// There, always.
+    At(SocketAddr),
+    /// Where Sentinels say that the primary is, asked anew for each connection.
+    Sentinels(Vec<SocketAddr>),
+}
+
+impl Entrance {
+    async fn address(&self) -> Result<SocketAddr> {
+        match self {
+            Self::At(address) => Ok(*address),
+            Self::Sentinels(sentinels) => super::sentinel::primary(sentinels).await,
+        }
+    }
+}
+
 impl RedisWriter {
     /// Starts writing there.
     #[must_use]
     pub fn start(address: SocketAddr) -> Self {
+        Self::start_at(Entrance::At(address), "k:")
+    }
+
+    /// The same, with keys that begin with `k:` and more, so that two clients do not write the same ones.
+    #[must_use]
+    pub fn start_at(entrance: Entrance, keys: &'static str) -> Self {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(write(address, Arc::clone(&seen), stopped));
+        let task = tokio::spawn(write(entrance, keys, Arc::clone(&seen), stopped));
         Self { seen, stop, task }
     }
 
@@ -318,14 +350,19 @@ impl RedisWriter {
     }
 }
 
-async fn write(address: SocketAddr, seen: Arc<Mutex<Seen>>, mut stopped: watch::Receiver<bool>) {
+async fn write(
+    entrance: Entrance,
+    keys: &'static str,
+    seen: Arc<Mutex<Seen>>,
+    mut stopped: watch::Receiver<bool>,
+) {
     let mut session: Option<Session> = None;
     // Never the same number twice: a key whose answer was lost may yet be there.
     for id in 1.. {
         if *stopped.borrow() {
             return;
         }
-        let result = step(address, &mut session, id).await;
+        let result = step(&entrance, keys, &mut session, id).await;
         if result.is_err() {
             session = None;
         }
@@ -345,12 +382,12 @@ fn note(seen: &Mutex<Seen>, id: u64, result: Result<()>) {
     }
 }
 
-async fn step(address: SocketAddr, session: &mut Option<Session>, id: u64) -> Result<()> {
+async fn step(entrance: &Entrance, keys: &str, session: &mut Option<Session>, id: u64) -> Result<()> {
     let open = match session {
         Some(open) => open,
-        None => session.insert(Session::open(address).await?),
+        None => session.insert(Session::open(entrance.address().await?).await?),
     };
-    match open.ask(&format!("SET k:{id} {id}\r\n")).await?.as_str() {
+    match open.ask(&format!("SET {keys}{id} {id}\r\n")).await?.as_str() {
         "+OK" => Ok(()),
         other => bail!("{other}"),
     }

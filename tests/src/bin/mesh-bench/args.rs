@@ -11,6 +11,7 @@ pub const USAGE: &str = "\
 mesh-bench: what a client feels when a primary is lost, on hosts as network namespaces (needs root)
 
   mesh-bench [--runs N] [--faults A,B] [--spec LINES] [--peer patroni [--peer-runs N]] [--out FILE]
+  mesh-bench --engine redis [--peer sentinel] …    the same of Redis
   mesh-bench --idle              memory and processor time of agents and guards at rest
 
   faults   postmaster-kill, host-lost, partition, hang, planned (all of them when left out)
@@ -18,6 +19,15 @@ mesh-bench: what a client feels when a primary is lost, on hosts as network name
   --out    JSON lines, one a run; they go to standard output when left out
 
 A table of medians and worst cases ends the output.";
+
+/// The databases that are lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// PostgreSQL; the peer is Patroni.
+    Postgres,
+    /// Redis; the peer is Sentinel.
+    Redis,
+}
 
 /// What was asked for.
 #[derive(Debug, Clone)]
@@ -32,6 +42,8 @@ pub struct Asked {
     pub peer_runs: usize,
     /// Where the JSON lines go.
     pub out: Option<PathBuf>,
+    /// Which databases.
+    pub engine: Engine,
     /// Only the footprint at rest.
     pub idle: bool,
 }
@@ -47,6 +59,7 @@ pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Asked>> {
         spec: String::new(),
         peer_runs: 0,
         out: None,
+        engine: Engine::Postgres,
         idle: false,
     };
     while let Some(word) = words.next() {
@@ -56,9 +69,16 @@ pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Asked>> {
             "--faults" => asked.faults = value()?.split(',').map(Fault::named).collect::<Result<_>>()?,
             "--spec" => asked.spec = value()?,
             "--peer" => match value()?.as_str() {
-                "patroni" => asked.peer_runs = asked.peer_runs.max(3),
-                other => bail!("there is no peer {other:?}; take patroni"),
+                "patroni" | "sentinel" => asked.peer_runs = asked.peer_runs.max(3),
+                other => bail!("there is no peer {other:?}; take patroni, or for Redis sentinel"),
             },
+            "--engine" => {
+                asked.engine = match value()?.as_str() {
+                    "postgres" => Engine::Postgres,
+                    "redis" => Engine::Redis,
+                    other => bail!("there is no engine {other:?}; take postgres or redis"),
+                }
+            }
             "--peer-runs" => asked.peer_runs = value()?.parse()?,
             "--out" => asked.out = Some(value()?.into()),
             "--idle" => asked.idle = true,

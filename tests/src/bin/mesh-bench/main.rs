@@ -5,6 +5,7 @@
 mod args;
 mod fault;
 mod measure;
+mod redis;
 mod report;
 
 use std::io::Write;
@@ -12,6 +13,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Result;
+use args::Engine;
 use mesh_tests::lab::cluster::{Cluster, Wanted};
 use mesh_tests::lab::footprint;
 use mesh_tests::lab::haproxy::Follows;
@@ -58,11 +60,16 @@ async fn faults(asked: &args::Asked) -> Result<bool> {
     for run in 1..=asked.runs.max(asked.peer_runs) {
         for fault in &asked.faults {
             let mut found = Vec::new();
-            if run <= asked.runs {
-                found.push(("mesh", measure::mesh(*fault, &asked.spec).await));
+            let (mesh, peer) = (run <= asked.runs, run <= asked.peer_runs);
+            match asked.engine {
+                Engine::Postgres if mesh => found.push(("mesh", measure::mesh(*fault, &asked.spec).await)),
+                Engine::Redis if mesh => found.push(("mesh", redis::mesh(*fault, &asked.spec).await)),
+                Engine::Postgres | Engine::Redis => {}
             }
-            if run <= asked.peer_runs {
-                found.push(("patroni", measure::patroni(*fault).await));
+            match asked.engine {
+                Engine::Postgres if peer => found.push(("patroni", measure::patroni(*fault).await)),
+                Engine::Redis if peer => found.push(("sentinel", redis::sentinel(*fault).await)),
+                Engine::Postgres | Engine::Redis => {}
             }
             for (system, found) in found {
                 match found {

@@ -20,11 +20,11 @@ use serde::Serialize;
 use crate::fault::Fault;
 
 /// The client writes for this long before the fault.
-const CALM: Duration = Duration::from_secs(3);
+pub const CALM: Duration = Duration::from_secs(3);
 /// No system here needs longer than this.
-const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 /// An old primary that came back is watched for this long before it is believed to be silent.
-const SILENCE: Duration = Duration::from_secs(3);
+pub const SILENCE: Duration = Duration::from_secs(3);
 
 /// What one run found.
 #[derive(Debug, Clone, Serialize)]
@@ -162,6 +162,6 @@ async fn calm(writer: &Writer) -> Result<()> {
     Ok(())
 }
 
-fn millis(length: Duration) -> u64 {
+pub fn millis(length: Duration) -> u64 {
     u64::try_from(length.as_millis()).unwrap_or(u64::MAX)
 }

@@ -23,7 +23,7 @@ pub fn table(results: &[Measured]) -> String {
         "| system | fault | runs | client outage, median | worst | rows lost, worst | acknowledged by the old primary | rejoined, median |\n\
          |---|---|---|---|---|---|---|---|\n",
     );
-    for system in ["mesh", "patroni"] {
+    for system in ["mesh", "mesh, Redis", "patroni", "sentinel"] {
         for fault in Fault::ALL {
             let of: Vec<&Measured> =
                 results.iter().filter(|r| r.system == system && r.fault == fault).collect();
