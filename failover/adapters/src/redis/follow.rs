@@ -246,12 +246,13 @@ async fn tell(
         }
     }
     let here = instance.address();
-    for (setting, value) in [
-        ("replica-announce-ip", here.ip().to_string()),
-        ("replica-announce-port", here.port().to_string()),
-    ] {
+    for (setting, value) in
+        [("replica-announce-ip", here.ip().to_string()), ("replica-announce-port", here.port().to_string())]
+    {
         let what = "tell the instance what to be called at its primary";
-        link.order(what, &["CONFIG", "SET", setting, &value], deadline).await.map_err(FollowError::Refused)?;
+        link.order(what, &["CONFIG", "SET", setting, &value], deadline)
+            .await
+            .map_err(FollowError::Refused)?;
     }
     let (ip, port) = (primary.ip().to_string(), primary.port().to_string());
     link.order("tell the instance to follow", &["REPLICAOF", &ip, &port], deadline).await.map_err(unsure)
