@@ -3,14 +3,15 @@
 #
 # The architecture is the one that cargo builds for: CARGO_BUILD_TARGET=aarch64-unknown-linux-gnu, with that target and
 # its linker installed, gives arm64. Manual pages and completions are written by a mesh of this machine (MESH_PAPERS).
+# MESH_BINARY names a release build that is packed as it is, without building another.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$HOME/.cargo/bin:$PATH"
 
 out=${1:-target/debian}
-release=target/${CARGO_BUILD_TARGET:+$CARGO_BUILD_TARGET/}release
-cargo build --release --locked --package mesh-node --bin mesh
-papers=${MESH_PAPERS:-$release/mesh}
+binary=${MESH_BINARY:-${CARGO_TARGET_DIR:-target}/${CARGO_BUILD_TARGET:+$CARGO_BUILD_TARGET/}release/mesh}
+[ -n "${MESH_BINARY:-}" ] || cargo build --release --locked --package mesh-node --bin mesh
+papers=${MESH_PAPERS:-$binary}
 version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
 case ${CARGO_BUILD_TARGET:-$(uname -m)} in
     x86_64*) arch=amd64 ;;
@@ -23,10 +24,10 @@ trap 'rm -rf "$root"' EXIT
 chmod 0755 "$root"
 put() { install -D -m "$1" "$2" "$root/$3"; }
 
-put 0755 "$release/mesh" usr/bin/mesh
+put 0755 "$binary" usr/bin/mesh
 for unit in deploy/systemd/*; do put 0644 "$unit" "lib/systemd/system/$(basename "$unit")"; done
 for file in README.md ARCHITECTURE.md CHANGELOG.md; do put 0644 "$file" "usr/share/doc/mesh/$file"; done
-for file in deploy/config/*; do put 0644 "$file" "usr/share/doc/mesh/examples/$(basename "$file")"; done
+for file in deploy/config/* deploy/monitoring/*; do put 0644 "$file" "usr/share/doc/mesh/examples/$(basename "$file")"; done
 if [ -d deploy/runbooks ]; then
     for file in deploy/runbooks/*; do put 0644 "$file" "usr/share/doc/mesh/runbooks/$(basename "$file")"; done
 fi
@@ -38,7 +39,7 @@ find "$root/usr/share/man" -name '*.1' -exec gzip -9n {} +
 mkdir -m 0755 "$root/DEBIAN"
 for script in postinst prerm postrm; do put 0755 "deploy/debian/$script" "DEBIAN/$script"; done
 # glibc is the one library that is not linked in; the newest version that the binary names is what it needs.
-glibc=$(grep -aoE 'GLIBC_2\.[0-9]+' "$release/mesh" | sort -Vu | tail -1 | sed 's/GLIBC_//')
+glibc=$(grep -aoE 'GLIBC_2\.[0-9]+' "$binary" | sort -Vu | tail -1 | sed 's/GLIBC_//')
 cat >"$root/DEBIAN/control" <<CONTROL
 Package: mesh
 Version: $version

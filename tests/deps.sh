@@ -5,7 +5,7 @@ set -euo pipefail
 
 need=()
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || need+=(postgresql)
-for pair in haproxy:haproxy pgbouncer:pgbouncer named:bind9 nsupdate:bind9-dnsutils ip:iproute2 nft:nftables cc:build-essential curl:curl setpriv:util-linux; do
+for pair in haproxy:haproxy pgbouncer:pgbouncer redis-server:redis-server redis-cli:redis-tools redis-sentinel:redis-sentinel named:bind9 nsupdate:bind9-dnsutils dig:bind9-dnsutils ip:iproute2 nft:nftables cc:build-essential curl:curl setpriv:util-linux; do
     PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null || need+=("${pair##*:}")
 done
 if [ ${#need[@]} -gt 0 ]; then

@@ -207,6 +207,18 @@ pub enum Command {
         /// The group.
         group: GroupName,
     },
+    /// An operator lifts limits that a stuck run was planned with: the lag limit is waived, and the site may be another.
+    /// Never the pledges, the fence or the wait for the lease's end.
+    RunOverridden {
+        /// The group.
+        group: GroupName,
+        /// The run, which must be stuck for want of a primary.
+        run: RunId,
+        /// Where the new primary may stand from here on; `None`: anywhere.
+        site: Option<SiteName>,
+        /// Why.
+        reason: String,
+    },
 }
 
 /// Why a pause may end.

@@ -165,6 +165,29 @@ async fn another_agent_finishes_the_run_of_a_leader_that_died() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_crashes_in_a_hold_down_opens_again_in_place() {
+    let _turn = turn().await;
+    let cluster = formed().await;
+    let mut writer = cluster.writer();
+    flowing(&writer).await;
+    let (before, fault) = (newest_run(&cluster).await, Instant::now());
+    cluster.servers[EAST].kill_postmaster().unwrap();
+    felt(&cluster, &writer, fault).await;
+    failed_over(&cluster, before).await;
+    let dr = cluster.servers[DR].local_client();
+    // The standby is asynchronous: what the failover lost is lost, the crash after it may lose nothing.
+    let (_, lost) = writer.lost(&dr).await.unwrap();
+    let (run, epoch) = (newest_run(&cluster).await, cluster.group().await.unwrap().epoch);
+    let fault = Instant::now();
+    cluster.servers[DR].kill_postmaster().unwrap();
+    felt(&cluster, &writer, fault).await;
+    let group = cluster.until_healthy("pg-dr", LIMIT).await.unwrap();
+    assert_eq!((newest_run(&cluster).await, group.epoch), (run, epoch), "no other primary");
+    writer.stop().await.unwrap();
+    assert_eq!(writer.lost(&dr).await.unwrap().1, lost);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn agents_may_restart_and_the_database_does_not_notice() {
     let _turn = turn().await;
     let mut cluster = formed().await;

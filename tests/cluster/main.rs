@@ -10,5 +10,6 @@ mod ground;
 mod live;
 mod network;
 mod refusals;
+mod routes;
 mod services;
 mod support;

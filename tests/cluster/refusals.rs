@@ -166,7 +166,7 @@ async fn a_bad_spec_changes_nothing() {
     }
     // A second group with the same servers: each has one guard, and that has one lease.
     apply(&mut cluster, "").await.unwrap();
-    let spec = mesh::spec(&cluster.nodes, &cluster.servers, None, "");
+    let spec = mesh::spec(&cluster.nodes, &cluster.servers, &[], "");
     let spec = spec.replace("group = \"orders\"", "group = \"billing\"");
     let file = cluster.ground().file("billing.toml", &spec).unwrap().display().to_string();
     let said = cluster.nodes[DR].ask(&cluster.mesh, &["apply", "-f", &file]).await.unwrap();
@@ -216,6 +216,11 @@ async fn wrong_passwords_are_named_and_a_standby_left_behind_is_not_promoted() {
     assert_eq!(said.code, 3, "{}", said.text());
     says(&said.text(), &["pg-dr lags by", "--force", "loses", "nothing was changed"]);
     assert!(!cluster.servers[DR].is_primary().await.unwrap());
+    // The standby is asked to rejoin again and again meanwhile; its data is whole, so the override works.
+    let forced = ["failover", "--site", "dr", "--force", "--reason", "the site is lost", "--yes"];
+    let said = cluster.nodes[DR].ask(&cluster.mesh, &forced).await.unwrap();
+    assert_eq!(said.code, 0, "{}", said.text());
+    assert!(cluster.servers[DR].is_primary().await.unwrap());
 }
 
 /// Waits until `mesh status` has all these words.
@@ -241,7 +246,7 @@ async fn agents_answer(cluster: &Cluster) {
 }
 
 async fn apply(cluster: &mut Cluster, lines: &str) -> anyhow::Result<()> {
-    let spec = mesh::spec(&cluster.nodes, &cluster.servers, Some(&cluster.haproxy), lines);
+    let spec = mesh::spec(&cluster.nodes, &cluster.servers, &cluster.routes(), lines);
     let file = cluster.ground().file("orders.toml", &spec)?.display().to_string();
     cluster.must(WITNESS, &["apply", "-f", &file]).await.map(|_| ())
 }

@@ -18,7 +18,7 @@ pub async fn turn() -> MutexGuard<'static, ()> {
 
 /// What most tests want.
 pub fn wanted(follows: Follows, spec: &str) -> Wanted {
-    Wanted { name: "test", terrain: Terrain::Loopback, follows, spec: spec.to_owned() }
+    Wanted { name: "test", terrain: Terrain::Loopback, follows, spec: spec.to_owned(), also: Vec::new() }
 }
 
 /// A healthy cluster with `pg-east` as its primary.

@@ -37,8 +37,8 @@ number() { cat "$work/$1.pid"; }
 on() {
     local host=$1
     shift
-    nsenter --target "$(number "$host")" --mount --uts --ipc --net --pid --root --wd=/ -- \
-        env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 "$@"
+    nsenter --target "$(number "$host")" --mount --uts --ipc --net --pid --root -- \
+        env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin LANG=C.UTF-8 sh -c 'cd / && exec "$@"' sh "$@"
 }
 mesh() { local host=$1; shift; on "$host" mesh "$@"; }
 # Waits for a command to succeed: until "what" seconds command...

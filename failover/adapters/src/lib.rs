@@ -11,6 +11,7 @@ mod owned;
 pub mod pgbouncer;
 pub mod postgres;
 pub mod process;
+pub mod redis;
 pub mod systemd;
 
 pub use owned::{FileError, Mark};

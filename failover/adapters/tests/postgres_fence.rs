@@ -96,6 +96,29 @@ async fn orphans_of_a_dead_postmaster_stop_committing() {
     rows_after(&primary).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn orphans_are_ended_before_a_start_and_a_live_server_is_left_alone() {
+    become_subreaper().unwrap();
+    let lab = Lab::new();
+    let (primary, postmaster, _) = group(&lab, &[]).await;
+    assert_eq!(end_orphans(&primary, soon(5)).await.unwrap(), 0);
+    assert!(!postmaster.process().is_dead().unwrap());
+    let sql = "CREATE PROCEDURE busy() LANGUAGE plpgsql AS $$ BEGIN LOOP INSERT INTO t (body) VALUES ('o'); COMMIT; END LOOP; END $$";
+    client(&primary).await.batch_execute(sql).await.unwrap();
+    let looping = client(&primary).await;
+    let call = tokio::spawn(async move { looping.batch_execute("CALL busy()").await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    postmaster.process().signal(Signal::KILL).unwrap();
+    postmaster.death().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let refused = start(&primary, &DirectControl, &request(StartAs::Primary), soon(20)).await;
+    assert!(matches!(refused, Err(StartError::Running { .. })), "{refused:?}");
+    assert!(end_orphans(&primary, soon(5)).await.unwrap() > 0);
+    assert!(call.await.unwrap().is_err());
+    start_primary(&primary).await;
+    assert!(count(&primary).await > 0);
+}
+
 /// A checksum over the log files' content: any commit changes it.
 fn newest_log_change(instance: &Instance) -> (std::time::SystemTime, u64) {
     let dir = std::fs::read_dir(instance.data_dir().join("pg_wal")).unwrap();

@@ -244,9 +244,7 @@ impl Driver {
 
 /// Whether a server that does not run could be started, frozen, to be compared.
 pub(super) fn startable(status: &GuardStatus) -> bool {
-    matches!(status.process, ProcessState::Stopped | ProcessState::Died)
-        && status.data.is_some()
-        && status.trouble.is_none()
+    matches!(status.process, ProcessState::Stopped | ProcessState::Died) && status.data.is_some()
 }
 
 enum HandOver {

@@ -1,6 +1,7 @@
 //! Between runs: verdicts, the decision to fail over, operators' requests, pauses and hold-downs.
 
 use mesh_proto::command::{Command, ResumeProof, Verdict};
+use mesh_proto::evidence::ProcessState;
 use mesh_proto::lease::LeaseKey;
 use mesh_proto::run::{Actor, RunKind, Signal, StuckCause};
 use mesh_proto::{Millis, RunId};
@@ -14,6 +15,8 @@ use crate::plan::{self, Wish, holds};
 use crate::state::{Group, MeshState};
 use crate::verdict::Judgement;
 
+/// How long a lease must have been in force before the primary that was fenced under it opens again in place.
+const OPEN_AGAIN_AFTER: Millis = Millis(2_000);
 /// How long a non-durable round counts before it is repeated.
 const WILLING_LASTS: Millis = Millis(1_000);
 
@@ -54,7 +57,7 @@ impl Driver {
     ) -> Option<Step> {
         if group.blocked().is_some() {
             self.willing = None;
-            return None;
+            return if group.pause.is_none() { self.open_in_place(context, group) } else { None };
         }
         let wish = Wish {
             kind: RunKind::Failover,
@@ -83,6 +86,32 @@ impl Driver {
             Command::VerdictChanged { group: name, verdict: judgement.record(None) },
             Command::RunOpened { plan },
         ]))
+    }
+
+    /// What a hold-down, or `automatic = false`, forbids is another primary. The same one, fenced by its own guard (it crashed,
+    /// or lost the majority for longer than its lease), may open again: same life of guard and data, the next number.
+    fn open_in_place(&self, context: &Context<'_>, group: &Group) -> Option<Step> {
+        let (primary, lease) = (group.primary.as_ref()?, group.lease()?);
+        let fresh = group.timing.fresh;
+        let status = context.heard.fresh_guard(context.now, &group.spec.group, &primary.instance, fresh)?;
+        let same = status.guard == lease.guard && status.data.as_ref() == Some(&primary.data);
+        let fenced = status.receipt.as_ref().is_some_and(|receipt| receipt.term == lease.term);
+        let down = matches!(status.process, ProcessState::Stopped | ProcessState::Died);
+        // One that crashes at every start is not started as fast as it can crash.
+        let rested = self.lease_seen.is_some_and(|(_, since)| context.now.since(since) >= OPEN_AGAIN_AFTER);
+        let free = group.takeover.is_none() && group.active_run().is_none();
+        (same && fenced && down && rested && free).then(|| {
+            Step::Go(vec![Command::LeaseGranted {
+                group: group.spec.group.clone(),
+                instance: primary.instance.clone(),
+                replaces: lease.term,
+                data: primary.data.clone(),
+                guard: lease.guard.clone(),
+                proof: None,
+                reason: "its guard has fenced it, and no other may be promoted now: it opens again"
+                    .to_owned(),
+            }])
+        })
     }
 
     /// PROTOCOL, Taking over 2: a majority reachable and willing, or nothing is poisoned.

@@ -167,6 +167,14 @@ pub enum TaskResult {
     At(Position),
     /// Of [`Task::Follow`].
     Follows(Rejoined),
+    /// Of [`Task::Follow`]: it does not stream.
+    NotFollowed {
+        /// What failed and what to do.
+        detail: String,
+        /// No rewind and no rebuild has begun to change the data since this life of it began: it is what it was, and
+        /// may be frozen, compared and promoted.
+        whole: bool,
+    },
     /// Of [`Task::Checkpoint`] and [`Task::StartStandby`].
     Done,
     /// Certainly not in force.

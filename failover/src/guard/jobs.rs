@@ -75,6 +75,9 @@ impl Guard {
                 self.answer_waiter(waiter, Outcome::Unknown { detail: detail.clone() });
             }
         }
+        if matches!(task, Task::Follow(_)) {
+            self.whole = false;
+        }
         let id = self.next_job;
         self.next_job += 1;
         self.actions.push(Action::Do { job: id, task: task.clone(), until });
@@ -143,6 +146,11 @@ impl Guard {
             }
             (Task::Confirm { .. }, TaskResult::At(position)) => self.stood_at(position),
             (Task::Follow(_), TaskResult::Follows(how)) => self.follows(how),
+            (task @ Task::Follow(_), TaskResult::NotFollowed { detail, whole }) => {
+                self.whole = whole;
+                self.failed(now, &task, &detail);
+                self.finish_job(Outcome::Unknown { detail });
+            }
             (Task::StartStandby { .. }, TaskResult::Done) => {
                 self.keep_up = false;
                 self.learn_process(ProcessState::Standby);

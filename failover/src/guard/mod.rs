@@ -67,6 +67,8 @@ pub struct Guard {
     keep_up: bool,
     /// It was seen as a standby since it was last started.
     was_standby: bool,
+    /// The rejoin that is not finished has changed nothing of the data: said by the attempt that ended last.
+    whole: bool,
     /// The runtime is going down.
     stopping: bool,
     /// Not before this are failed tasks of its own begun again.
@@ -140,6 +142,7 @@ impl Guard {
             fencing: None,
             opened: None,
             was_standby: false,
+            whole: false,
             stopping: false,
             retry_at: now,
             queue: Vec::new(),
@@ -331,6 +334,10 @@ impl Guard {
     fn remember(&mut self, step: StepRef, effect: mesh_proto::effect::Effect, outcome: &Outcome) {
         const REMEMBERED_MAX: usize = 32;
         self.finished.retain(|f| f.step != step);
+        // Not knowing is no answer: whoever asks again has looked first, and wants it done.
+        if matches!(outcome, Outcome::Unknown { .. }) {
+            return;
+        }
         self.finished.push(Finished { step, effect, outcome: outcome.clone() });
         if self.finished.len() > REMEMBERED_MAX {
             self.finished.remove(0);

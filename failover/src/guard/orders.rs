@@ -347,8 +347,11 @@ impl Guard {
         if generation < self.state.generation {
             return self.stale_generation(generation);
         }
-        if self.holder.held(now).is_some() || self.state.rejoin.is_some() {
-            return refuse(Refusal::NotApplicable, "the instance holds the lease, or is rejoining");
+        if self.holder.held(now).is_some() {
+            return refuse(Refusal::NotApplicable, "the instance holds the lease");
+        }
+        if self.state.rejoin.is_some() && !self.whole {
+            return refuse(Refusal::NotApplicable, "a rewind or a rebuild may have begun to change the data");
         }
         // A stopped server still has all that it ever had: it is started, without a receiver, to be compared.
         let stopped = matches!(self.process(), ProcessState::Stopped | ProcessState::Died);
@@ -362,6 +365,8 @@ impl Guard {
         }
         self.state.frozen = Some(generation);
         self.state.generation = generation;
+        // The primary that it was to follow is being replaced, and its data is as it was.
+        self.state.rejoin = None;
         self.changed();
         Next::Wait
     }

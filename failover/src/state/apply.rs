@@ -129,6 +129,9 @@ impl MeshState {
                 self.group_mut(group)?.hold_down = None;
                 Ok(())
             }
+            Command::RunOverridden { group, run, site, reason: _ } => {
+                self.group_mut(group)?.override_run(*run, site.as_ref())
+            }
         }
     }
 
@@ -185,6 +188,7 @@ fn about(command: &Command, index: u64) -> (Option<GroupName>, Option<RunId>) {
         | Command::StepEnded { group, run, .. }
         | Command::ErrandSkipped { group, run, .. }
         | Command::Signalled { group, run, .. }
+        | Command::RunOverridden { group, run, .. }
         | Command::PromotionCommitted { group, run, .. } => (Some(group.clone()), Some(*run)),
         Command::Founded { group, .. }
         | Command::LeaseGranted { group, .. }

@@ -26,6 +26,7 @@ use mesh_proto::{
 use serde::{Deserialize, Serialize};
 
 pub use audit::{Audit, GENESIS, hash_of, verify};
+pub use runs::wants_a_primary;
 
 /// How many finished runs a group remembers. Older ones are in the audit.
 pub const HISTORY: usize = 16;

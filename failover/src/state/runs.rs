@@ -5,7 +5,9 @@ use mesh_proto::effect::{Effect, Finding, Outcome, Refusal, Target};
 use mesh_proto::evidence::Position;
 use mesh_proto::lease::{Electorate, LeaseKey, LeaseTerm, Proof};
 use mesh_proto::run::{Actor, Phase, Plan, Promotion, Run, RunKind, Signal, Step, StuckCause};
-use mesh_proto::{DataIncarnation, Epoch, ErrandName, Generation, GuardIncarnation, InstanceName, RunId};
+use mesh_proto::{
+    DataIncarnation, Epoch, ErrandName, Generation, GuardIncarnation, InstanceName, RunId, SiteName,
+};
 
 use super::apply::{Stamp, compare, conflict, unknown};
 use super::{Group, HISTORY, Led, Primary, Repair, Takeover};
@@ -59,6 +61,16 @@ pub(super) fn serves(run: &Run) -> bool {
         | Phase::Reopening
         | Phase::Aborted => false,
     }
+}
+
+/// Whether the run is stuck because nobody could be promoted, or opened again.
+#[must_use]
+pub fn wants_a_primary(run: &Run) -> bool {
+    run.phase == Phase::Stuck
+        && run.stuck.as_ref().is_some_and(|(cause, _)| match cause {
+            StuckCause::NoCandidate | StuckCause::PromotionFailed | StuckCause::ReopenFailed => true,
+            StuckCause::RouteFailed | StuckCause::ProofFailed | StuckCause::ErrandFailed => false,
+        })
 }
 
 /// Whether routes are led and proved, so that only services and hooks are left to do.
@@ -292,6 +304,26 @@ impl Group {
                 Ok(())
             }
         }
+    }
+
+    /// Lifts the limits of a run that found nobody within them. The plan that was committed stays in the audit, and this
+    /// entry after it.
+    pub(super) fn override_run(&mut self, id: RunId, site: Option<&SiteName>) -> Result<(), Refused> {
+        if let Some(site) = site
+            && !self.spec.instances.iter().any(|instance| instance.site == *site)
+        {
+            return Err(unknown("instance at site", site.as_str()));
+        }
+        let run = self.run_mut(id)?;
+        if !wants_a_primary(run) {
+            return Err(Refused::Forbidden(format!(
+                "run {id} is {}, and does not want for a primary",
+                run.phase
+            )));
+        }
+        run.plan.accept_lag = true;
+        run.plan.site = site.cloned();
+        Ok(())
     }
 
     /// An operator has the run go on without a service or hook that failed.

@@ -64,6 +64,10 @@ impl MeshState {
             Command::Paused { length, reason, .. } => format!("paused for at most {length}: {reason}"),
             Command::Resumed { .. } => "pause ended".to_owned(),
             Command::Acknowledged { .. } => "hold-down ended".to_owned(),
+            Command::RunOverridden { site, reason, .. } => {
+                let site = site.as_ref().map_or("any site".to_owned(), ToString::to_string);
+                format!("the lag limit is waived, the new primary may stand at {site}: {reason}")
+            }
         }
     }
 

@@ -5,8 +5,10 @@ use std::time::{Duration, Instant};
 
 use mesh_consensus::{Consensus, Role};
 use mesh_failover::state::Group;
+use mesh_proto::operator::StatusView;
 use mesh_proto::{GroupName, InstanceName, Millis};
 
+use super::ask::Asked;
 use super::machine::MeshMachine;
 use super::peers::Peers;
 use crate::config::NodeConfig;
@@ -21,15 +23,17 @@ pub struct LocalRoles {
     instances: Vec<(InstanceName, GroupName, std::net::SocketAddr)>,
     peers: Arc<Peers>,
     consensus: Consensus<MeshMachine>,
+    asked: Arc<Asked>,
 }
 
 impl LocalRoles {
     /// The guards that this host's file names.
     #[must_use]
-    pub fn new(config: &NodeConfig, peers: Arc<Peers>, consensus: Consensus<MeshMachine>) -> Self {
+    pub fn new(config: &NodeConfig, peers: Arc<Peers>, asked: Arc<Asked>) -> Self {
+        let consensus = asked.driver.consensus.clone();
         let instances =
             config.instances.iter().map(|i| (i.name.clone(), i.group.clone(), i.guard_listen)).collect();
-        Self { instances, peers, consensus }
+        Self { instances, peers, consensus, asked }
     }
 
     async fn ask(
@@ -82,6 +86,10 @@ impl RoleSource for LocalRoles {
             return Err("the mesh is not formed".to_owned());
         }
         Ok(())
+    }
+
+    fn status(&self) -> StatusView {
+        self.asked.status()
     }
 
     fn leads(&self) -> Vec<Lead> {

@@ -203,7 +203,7 @@ pub async fn run(path: &Path) -> Result<(), AgentError> {
     let asked = Arc::new(Asked { driver: Arc::clone(&driver), config: Arc::clone(&config) });
 
     let voter = super::voting::service(&config, &driver).map_err(AgentError::Voter)?;
-    let agent = AgentServer::new(AgentService::new(config.mesh.id.clone(), asked));
+    let agent = AgentServer::new(AgentService::new(config.mesh.id.clone(), Arc::clone(&asked)));
     let routes = Routes::new(consensus.service()).add_service(voter).add_service(agent.clone());
     let listener = listen(&config.agent.listen.to_string()).await?;
     let incoming = Incoming::start(listener, &material);
@@ -223,7 +223,7 @@ pub async fn run(path: &Path) -> Result<(), AgentError> {
     parts.spawn(async move { served(server::serve(Routes::new(agent), local, until).await) });
     if let Some(listener) = http {
         let until = stopped(&stopping);
-        let source = super::roles::LocalRoles::new(&config, Arc::clone(&peers), consensus.clone());
+        let source = super::roles::LocalRoles::new(&config, Arc::clone(&peers), Arc::clone(&asked));
         parts.spawn(async move {
             crate::http::serve(listener, Arc::new(source), until)
                 .await

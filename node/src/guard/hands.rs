@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 
 use super::driver::Input;
 use super::files::{DATA_BYTES, unique};
-use super::server::{Launcher, Server};
+use super::server::{Launcher, Life, Server};
 use crate::leash::Leash;
 
 /// How long a server that was stopped cleanly may take to ship its shutdown checkpoint, once that is written.
@@ -34,6 +34,9 @@ const GATE_WITHIN: Duration = Duration::from_secs(1);
 const LEASH_WITHIN: Duration = Duration::from_millis(500);
 /// A checkpoint of a large, busy server takes minutes; nothing waits for this one.
 const CHECKPOINT_WITHIN: Duration = Duration::from_secs(600);
+
+/// How long reading one small file may take.
+const JOURNAL_WITHIN: Duration = Duration::from_secs(2);
 
 /// The epoch of a group's birth.
 const FOUNDING: Epoch = Epoch(1);
@@ -213,7 +216,7 @@ impl Hand {
                 let position = pg::freeze(instance, deadline).await.map_err(unknown)?;
                 Ok(TaskResult::At(stands(&position)))
             }
-            Task::Follow(rejoin) => self.follow(&rejoin).await,
+            Task::Follow(rejoin) => Ok(self.follow(&rejoin).await),
             Task::Checkpoint => {
                 pg::checkpoint(instance, deadline).await.map_err(unknown)?;
                 Ok(TaskResult::Done)
@@ -262,6 +265,12 @@ impl Hand {
             sync: Some(sync(false)),
             system_identifier: self.system,
         };
+        if matches!(self.server.life(), Life::Dead { .. }) {
+            match pg::end_orphans(&self.server.instance, self.deadline).await.map_err(unknown)? {
+                0 => {}
+                count => tracing::warn!(count, "ended what the dead server had left behind"),
+            }
+        }
         let launcher = Launcher::new(&self.server, self.ticket);
         let started = pg::start(&self.server.instance, &launcher, &request, self.deadline).await;
         let started = started.map_err(unknown)?;
@@ -346,7 +355,20 @@ impl Hand {
         Ok(TaskResult::Opened { timeline, at })
     }
 
-    async fn follow(&self, rejoin: &Rejoin) -> Done {
+    /// What a failed attempt has done to the data is asked of the journal on disk: it is written before the first change.
+    async fn follow(&self, rejoin: &Rejoin) -> TaskResult {
+        let (Trouble::Failed(detail) | Trouble::Unknown(detail)) = match self.try_to_follow(rejoin).await {
+            Ok(result) => return result,
+            Err(trouble) => trouble,
+        };
+        let journal = pg::unfinished(&self.server.instance, Instant::now() + JOURNAL_WITHIN).await;
+        if let Err(error) = &journal {
+            tracing::warn!(error = chain(error), "whether the data was changed is not known");
+        }
+        TaskResult::NotFollowed { detail, whole: matches!(journal, Ok(None)) }
+    }
+
+    async fn try_to_follow(&self, rejoin: &Rejoin) -> Done {
         let instance = &self.server.instance;
         let name = format!("{}_{}_e{}", instance.settings().name, self.data, rejoin.epoch);
         let source = Upstream::new(rejoin.address, name).map_err(failed)?;

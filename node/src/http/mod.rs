@@ -5,8 +5,10 @@
 //! here is secret: names, roles, epochs, lag.
 //!
 //! `/primary`, `/replica?lag=10MB`, `/health` speak of the only instance of this host (or `/instances/NAME/…` of one
-//! of several); `/liveness` and `/readiness` of the agent; `/traefik` is a configuration for Traefik's HTTP provider. GET, HEAD and OPTIONS are the same question.
+//! of several); `/liveness` and `/readiness` of the agent; `/traefik` is a configuration for Traefik's HTTP provider, `/metrics` the
+//! status for Prometheus. GET, HEAD and OPTIONS are the same question.
 
+mod metrics;
 mod role;
 mod routes;
 mod traefik;

@@ -1,6 +1,7 @@
 //! What makes an instance a primary or a usable replica for a load balancer. Pure, and closed: what is not certain is no.
 
 use mesh_proto::evidence::{GuardStatus, ProcessState, WriteProbe};
+use mesh_proto::operator::StatusView;
 use mesh_proto::{Epoch, InstanceName, Millis};
 
 use super::traefik::Lead;
@@ -25,6 +26,8 @@ pub trait RoleSource: Send + Sync + 'static {
     fn ready(&self) -> Result<(), String>;
     /// Where the clients of each group may be led, from the applied state of the mesh.
     fn leads(&self) -> Vec<Lead>;
+    /// The status of the mesh, as this agent knows it; for `/metrics`.
+    fn status(&self) -> StatusView;
 }
 
 /// One instance of this host.

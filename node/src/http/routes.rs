@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use super::metrics;
 use super::role::{self, Answer, LocalInstance, RoleSource, size};
 use super::traefik::{self, Doubt};
 
@@ -43,6 +44,7 @@ pub fn router<S: RoleSource>(source: Arc<S>) -> Router {
     };
     Router::new()
         .route("/traefik", get(traefik))
+        .route("/metrics", get(for_prometheus::<S>))
         .route("/primary", every(of_host_primary::<S>))
         .route("/replica", every(of_host_replica::<S>))
         .route("/health", every(host_health::<S>))
@@ -158,6 +160,16 @@ fn for_traefik<S: RoleSource>(source: &S, doubt: &Doubt) -> Response {
         (traefik::Answer::Wait, ready) => return refuse(&ready.err().unwrap_or_default()),
     };
     reply(StatusCode::OK, traefik::configuration(&source.leads(), known))
+}
+
+async fn for_prometheus<S: RoleSource>(State(source): Source<S>) -> Response {
+    match metrics::text(&source.status()) {
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "the metrics have no text");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
 }
 
 fn of_agent(state: Result<(), String>) -> Response {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use mesh_proto::evidence::{GuardStatus, HeldLease, ProcessState, Receiving, WriteProbe};
 use mesh_proto::lease::LeaseTerm;
+use mesh_proto::operator::StatusView;
 use mesh_proto::{Epoch, Generation, GuardIncarnation, InstanceName, LeaseNo, Millis};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -27,6 +28,9 @@ impl RoleSource for Fake {
     }
     fn ready(&self) -> Result<(), String> {
         self.ready.lock().unwrap().clone()
+    }
+    fn status(&self) -> StatusView {
+        crate::cli::render::samples::busy_status()
     }
     fn leads(&self) -> Vec<Lead> {
         let to = Some(SocketAddr::from(([10, 1, 0, 1], 5432)));
@@ -107,6 +111,22 @@ async fn a_primary_with_a_lease_is_one_by_every_method() {
     assert_eq!(ask(address, "GET", "/health").await.0, 200);
     assert_eq!(ask(address, "GET", "/instances/pg-west/primary").await.0, 404);
     assert_eq!(ask(address, "GET", "/nothing").await.0, 404);
+}
+
+#[tokio::test]
+async fn prometheus_is_told_the_status() {
+    let (address, _) = start(Vec::new(), Duration::ZERO).await;
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    assert!(head.contains(" 200 ") && head.contains("application/openmetrics-text"), "{head}");
+    assert!(body.contains("mesh_group_run_stuck{group=\"billing\",cause=\"route-failed\"} 1.0"), "{body}");
+    assert!(
+        body.contains("mesh_instance_trouble{group=\"billing\",server=\"pg-east\",site=\"east\"} 1.0"),
+        "{body}"
+    );
 }
 
 #[tokio::test]

@@ -31,7 +31,7 @@ async fn main() -> Result<()> {
 }
 
 fn wanted(terrain: Terrain) -> Wanted {
-    Wanted { name: "lab", terrain, follows: Follows::RuntimeApi, spec: String::new() }
+    Wanted { name: "lab", terrain, follows: Follows::RuntimeApi, spec: String::new(), also: Vec::new() }
 }
 
 async fn up(terrain: Terrain) -> Result<()> {

@@ -11,13 +11,16 @@ use mesh_proto::operator::{GroupStatus, StatusView};
 use mesh_proto::run::{Phase, Run};
 use rustix::process::Signal;
 
+use super::bind::Bind;
 use super::ground::{Ground, port};
 use super::haproxy::{Backend, Follows, Haproxy};
 use super::host::{Host, Terrain};
 use super::mesh::{self, Node};
 use super::net::Network;
+use super::pgbouncer::{self, Pgbouncer};
 use super::postgres::{Secrets, Server};
 use super::process::{self, Said};
+use super::routes::RouteLines;
 use super::wait::{Look, until};
 use super::writer::Writer;
 
@@ -41,6 +44,17 @@ pub struct Wanted {
     pub follows: Follows,
     /// Lines of the group spec before its instances.
     pub spec: String,
+    /// Further routes, held by the witness.
+    pub also: Vec<Also>,
+}
+
+/// A route beside HAProxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Also {
+    /// A name that BIND serves.
+    Bind,
+    /// A PgBouncer database.
+    Pgbouncer,
 }
 
 /// A running cluster. Dropping it ends everything it started.
@@ -52,6 +66,10 @@ pub struct Cluster {
     pub servers: Vec<Server>,
     /// The route.
     pub haproxy: Haproxy,
+    /// The name server, if one was wanted.
+    pub bind: Option<Bind>,
+    /// The pooler, if one was wanted.
+    pub pgbouncer: Option<Pgbouncer>,
     /// The binary under test.
     pub mesh: PathBuf,
     /// Passwords.
@@ -86,6 +104,14 @@ impl Cluster {
             })
             .collect();
         let haproxy = Haproxy::start(&ground, &hosts[WITNESS], wanted.follows, &backends).await?;
+        let (mut bind, mut pgbouncer) = (None, None);
+        for also in &wanted.also {
+            let (at, first) = (&hosts[WITNESS], &hosts[EAST]);
+            match also {
+                Also::Bind => bind = Some(Bind::start(&ground, at, first.ip()).await?),
+                Also::Pgbouncer => pgbouncer = Some(Pgbouncer::start(&ground, at, first, &secrets).await?),
+            }
+        }
         let nodes = hosts
             .iter()
             .zip(1..)
@@ -94,7 +120,8 @@ impl Cluster {
                 Node::new(&ground, id, host, server.map(|server| server.name.clone()))
             })
             .collect();
-        Ok(Self { nodes, servers, haproxy, mesh: PathBuf::new(), secrets, wanted, ground })
+        let mesh = PathBuf::new();
+        Ok(Self { nodes, servers, haproxy, bind, pgbouncer, mesh, secrets, wanted, ground })
     }
 
     /// The scratch directory.
@@ -113,8 +140,8 @@ impl Cluster {
     /// When the product's commands refuse.
     pub async fn prepare(&mut self) -> Result<()> {
         self.mesh = mesh::binary(&self.ground).await?;
-        let route = self.routed();
-        mesh::configure(&self.ground, &self.mesh, &self.nodes, &self.servers, route, &self.secrets).await
+        let routes = self.routes();
+        mesh::configure(&self.ground, &self.mesh, &self.nodes, &self.servers, &routes, &self.secrets).await
     }
 
     /// Starts agents and guards, forms the mesh, applies the group and adopts the primary; returns once the group is
@@ -152,7 +179,7 @@ impl Cluster {
         })
         .await?;
         self.must(EAST, &["form"]).await?;
-        let spec = mesh::spec(&self.nodes, &self.servers, self.routed(), &self.wanted.spec);
+        let spec = mesh::spec(&self.nodes, &self.servers, &self.routes(), &self.wanted.spec);
         let file = self.ground.file("orders.toml", &spec)?;
         self.must(EAST, &["apply", "-f", &file.display().to_string()]).await?;
         // The guards' first reports may be on their way: adopt refuses until the instance is known.
@@ -371,11 +398,29 @@ impl Cluster {
         Ok(())
     }
 
-    fn routed(&self) -> Option<&Haproxy> {
-        match self.wanted.follows {
-            Follows::RuntimeApi => Some(&self.haproxy),
+    /// The routes that mesh leads.
+    #[must_use]
+    pub fn routes(&self) -> Vec<RouteLines> {
+        let haproxy = match self.wanted.follows {
+            Follows::RuntimeApi => Some(self.haproxy.lines()),
             Follows::HttpCheck => None,
-        }
+        };
+        let bind = self.bind.as_ref().map(Bind::lines);
+        haproxy.into_iter().chain(bind).chain(self.pgbouncer.as_ref().map(Pgbouncer::lines)).collect()
+    }
+
+    /// A writer through the pooler, if there is one.
+    #[must_use]
+    pub fn pooled_writer(&self) -> Option<Writer> {
+        self.pooled_writer_from(1_000_000)
+    }
+
+    /// The same, with rows that are numbered from `first`.
+    #[must_use]
+    pub fn pooled_writer_from(&self, first: i64) -> Option<Writer> {
+        let mut config = self.servers[EAST].client(self.pgbouncer.as_ref()?.host.ip(), port::POOLED);
+        config.dbname(pgbouncer::DATABASE);
+        Some(Writer::start(config, "pooled", first))
     }
 }
 

@@ -19,6 +19,10 @@ pub const MARK: &str = "MESH_LAB";
 pub mod port {
     /// HAProxy's client port.
     pub const ROUTE: u16 = 25000;
+    /// PgBouncer's port, for clients and for its console.
+    pub const POOLED: u16 = 25001;
+    /// BIND.
+    pub const DNS: u16 = 25053;
     /// PostgreSQL.
     pub const POSTGRES: u16 = 25432;
     /// The agent's RPC listener.

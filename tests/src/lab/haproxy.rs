@@ -9,7 +9,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::ground::{Ground, port};
 use super::host::Host;
+use super::mesh::ROUTE;
 use super::process::{Process, must};
+use super::routes::RouteLines;
 use super::wait::{Look, until};
 
 /// The backend's name.
@@ -45,6 +47,9 @@ pub struct Haproxy {
     pub admin: PathBuf,
     /// The process.
     pub process: Process,
+    host: Host,
+    config: String,
+    log: PathBuf,
 }
 
 impl Haproxy {
@@ -62,12 +67,42 @@ impl Haproxy {
             .await
             .context("HAProxy refuses its configuration, or is missing (`make deps` installs it)")?;
         let process = Process::start("haproxy", host.command("haproxy", ["-db", "-f", &path]), &log)?;
-        let started = Self { ip: host.ip(), admin, process };
-        until("HAProxy answers on its admin socket", SOON, || async {
-            started.tell("show info").await.map(Look::There)
-        })
-        .await?;
+        let started = Self { ip: host.ip(), admin, process, host: host.clone(), config: path, log };
+        started.answers().await?;
         Ok(started)
+    }
+
+    /// Kills it and starts it again: what it was told through its socket is forgotten.
+    ///
+    /// # Errors
+    /// When it does not come up.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.process.kill().await?;
+        let command = self.host.command("haproxy", ["-db", "-f", &self.config]);
+        self.process = Process::start("haproxy", command, &self.log)?;
+        self.answers().await
+    }
+
+    async fn answers(&self) -> Result<()> {
+        until("HAProxy answers on its admin socket", SOON, || async {
+            self.tell("show info").await.map(Look::There)
+        })
+        .await
+        .map(|_| ())
+    }
+
+    /// What agent and group are told of it.
+    #[must_use]
+    pub fn lines(&self) -> RouteLines {
+        RouteLines {
+            ip: self.ip,
+            held: format!("[[haproxy]]\nbackend = \"{BACKEND}\"\nsocket = \"{}\"\n", self.admin.display()),
+            spec: format!(
+                "name = \"{ROUTE}\"\nkind = \"haproxy\"\nbackend = \"{BACKEND}\"\nlisten = \"{}:{}\"\n",
+                self.ip,
+                port::ROUTE
+            ),
+        }
     }
 
     /// Says a word to the admin socket, as an operator would, and returns the answer.

@@ -10,10 +10,10 @@ use mesh_proto::operator::{RunView, StatusView};
 use serde::de::DeserializeOwned;
 
 use super::ground::{Ground, MARK, port};
-use super::haproxy::{self, Haproxy};
 use super::host::Host;
 use super::postgres::{PROBE, REPL, Secrets, Server};
 use super::process::{Process, Said, command, must, run};
+use super::routes::RouteLines;
 
 /// Name of the mesh.
 pub const MESH: &str = "lab";
@@ -90,7 +90,7 @@ pub async fn configure(
     mesh: &Path,
     nodes: &[Node],
     servers: &[Server],
-    haproxy: Option<&Haproxy>,
+    routes: &[RouteLines],
     secrets: &Secrets,
 ) -> Result<()> {
     let dir = ground.dir().join("ca").display().to_string();
@@ -111,8 +111,9 @@ pub async fn configure(
         if let Some(server) = server {
             issue("--guard", &server.name, "guard-tls").await?;
         }
-        let haproxy = haproxy.filter(|haproxy| haproxy.ip == node.host.ip());
-        let text = config((&home, &memory), nodes, node, server, haproxy, &password);
+        let text = config((&home, &memory), nodes, node, server, &password);
+        let held = routes.iter().filter(|route| route.ip == node.host.ip()).map(|route| route.held.as_str());
+        let text = text + &held.collect::<String>();
         let file = ground.file(&format!("{}/mesh.toml", node.name), &text)?.display().to_string();
         must(node.host.command(mesh, ["agent", "init", "--config", &file]), SOON).await?;
     }
@@ -124,7 +125,6 @@ fn config(
     nodes: &[Node],
     node: &Node,
     server: Option<&Server>,
-    haproxy: Option<&Haproxy>,
     password: &Path,
 ) -> String {
     let home = home.display();
@@ -166,19 +166,12 @@ fn config(
             log = server.log.display(),
         ));
     }
-    if let Some(haproxy) = haproxy {
-        text.push_str(&format!(
-            "[[haproxy]]\nbackend = \"{}\"\nsocket = \"{}\"\n",
-            haproxy::BACKEND,
-            haproxy.admin.display()
-        ));
-    }
     text
 }
 
 /// The group spec: `settings` are its own lines, before the instances.
 #[must_use]
-pub fn spec(nodes: &[Node], servers: &[Server], haproxy: Option<&Haproxy>, settings: &str) -> String {
+pub fn spec(nodes: &[Node], servers: &[Server], routes: &[RouteLines], settings: &str) -> String {
     let mut text = format!("group = \"{GROUP}\"\n{settings}\n");
     for server in servers {
         let Some(node) = nodes.iter().find(|node| node.instance.as_ref() == Some(&server.name)) else {
@@ -193,16 +186,7 @@ pub fn spec(nodes: &[Node], servers: &[Server], haproxy: Option<&Haproxy>, setti
             port::GUARD
         ));
     }
-    let agent = haproxy.and_then(|haproxy| nodes.iter().find(|node| node.host.ip() == haproxy.ip));
-    if let (Some(haproxy), Some(node)) = (haproxy, agent) {
-        text.push_str(&format!(
-            "[[route]]\nname = \"{ROUTE}\"\nkind = \"haproxy\"\nagent = \"{}\"\nbackend = \"{}\"\nlisten = \"{}:{}\"\n",
-            node.name,
-            haproxy::BACKEND,
-            haproxy.ip,
-            port::ROUTE
-        ));
-    }
+    text.extend(routes.iter().filter_map(|route| route.table(nodes)));
     text
 }
 

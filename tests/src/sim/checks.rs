@@ -152,7 +152,8 @@ impl World {
                 | Command::RepairEnded { .. }
                 | Command::Paused { .. }
                 | Command::Resumed { .. }
-                | Command::Acknowledged { .. } => {}
+                | Command::Acknowledged { .. }
+                | Command::RunOverridden { .. } => {}
             }
         }
     }

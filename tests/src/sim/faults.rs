@@ -3,10 +3,11 @@
 
 use mesh_failover::coordinator::Request;
 use mesh_failover::plan::Wish;
+use mesh_failover::state::wants_a_primary;
 use mesh_proto::command::{Command, Entry};
 use mesh_proto::lease::StatusRef;
-use mesh_proto::run::{Actor, RunKind};
-use mesh_proto::{Millis, Wall};
+use mesh_proto::run::{Actor, RunKind, Signal};
+use mesh_proto::{GroupName, Millis, RunId, Wall};
 
 use super::clock::{Time, ms};
 use super::postgres::Processes;
@@ -290,6 +291,11 @@ impl World {
                 self.say(|| format!("ann aborts {run}"));
                 self.agents[leader].coordinator.request(&group, Request::Abort(run, "stop".to_owned()));
             }
+            (6, Some(run))
+                if self.group().active_run().is_some_and(wants_a_primary) && self.rng.chance(500) =>
+            {
+                self.override_run(leader, run);
+            }
             (6, Some(run)) => {
                 self.agents[leader].coordinator.request(&group, Request::Retry(run, "again".to_owned()));
             }
@@ -299,6 +305,38 @@ impl World {
                 }
             }
         }
+    }
+
+    /// What `mesh failover --force` commits while a run is stuck.
+    fn override_run(&mut self, leader: usize, run: RunId) {
+        let group = self.group_name().clone();
+        let commands = vec![
+            Command::RunOverridden {
+                group: group.clone(),
+                run,
+                site: None,
+                reason: "it costs more".to_owned(),
+            },
+            Command::Signalled {
+                group: group.clone(),
+                run,
+                signal: Signal::Retry,
+                detail: "it costs more".to_owned(),
+                cause: None,
+            },
+        ];
+        self.propose_for_ann(leader, group, commands);
+    }
+
+    fn propose_for_ann(&mut self, leader: usize, group: GroupName, commands: Vec<Command>) {
+        let entry = Entry {
+            by: self.setup.hosts[leader].0.clone(),
+            actor: Actor::Operator("ann".to_owned()),
+            at: Wall(self.now / 1_000),
+            commands,
+        };
+        let term = self.raft.term;
+        self.propose(leader, term, group, 0, entry);
     }
 
     fn pause_or_resume(&mut self) {
@@ -316,14 +354,7 @@ impl World {
         let length = Millis(self.rng.range(1_000, 9_000));
         let command =
             Command::Paused { group: group.clone(), length, counted_from, reason: "work".to_owned() };
-        let entry = Entry {
-            by: self.setup.hosts[leader].0.clone(),
-            actor: Actor::Operator("ann".to_owned()),
-            at: Wall(self.now / 1_000),
-            commands: vec![command],
-        };
-        let term = self.raft.term;
-        self.propose(leader, term, group, 0, entry);
+        self.propose_for_ann(leader, group, vec![command]);
     }
 
     pub(super) fn undo(&mut self, undo: Undo) {

@@ -1,7 +1,7 @@
 //! When faults stop, everything comes right by itself, in bounded time: promises 5, 7, 9 and 10.
 
 use mesh_failover::coordinator::Request;
-use mesh_failover::state::verify;
+use mesh_failover::state::{verify, wants_a_primary};
 use mesh_proto::Wall;
 use mesh_proto::command::{Command, Entry};
 use mesh_proto::run::{Actor, Phase, StuckCause};
@@ -51,14 +51,8 @@ impl World {
     /// Stuck with takeovers spent: only a person may go on.
     fn waits_for_a_person(&self) -> bool {
         self.group().active_run().is_some_and(|run| {
-            run.phase == Phase::Stuck
-                && run.stuck.as_ref().is_some_and(|(cause, _)| match cause {
-                    StuckCause::NoCandidate
-                    | StuckCause::PromotionFailed
-                    | StuckCause::ReopenFailed
-                    | StuckCause::ErrandFailed => true,
-                    StuckCause::RouteFailed | StuckCause::ProofFailed => false,
-                })
+            let errand = matches!(run.stuck, Some((StuckCause::ErrandFailed, _)));
+            wants_a_primary(run) || (run.phase == Phase::Stuck && errand)
         })
     }
 

@@ -236,6 +236,7 @@ pub(super) fn words(command: &Command) -> String {
         | Command::Founded { .. }
         | Command::Paused { .. }
         | Command::Resumed { .. }
-        | Command::Acknowledged { .. } => format!("{command:?}"),
+        | Command::Acknowledged { .. }
+        | Command::RunOverridden { .. } => format!("{command:?}"),
     }
 }

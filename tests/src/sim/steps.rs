@@ -90,7 +90,8 @@ impl World {
             | Command::RepairEnded { .. }
             | Command::Paused { .. }
             | Command::Resumed { .. }
-            | Command::Acknowledged { .. } => false,
+            | Command::Acknowledged { .. }
+            | Command::RunOverridden { .. } => false,
         });
         if hit && self.raft.leader == Some(host) {
             self.leader_dies();
@@ -130,7 +131,8 @@ impl World {
             | Command::PromotionCommitted { .. }
             | Command::Paused { .. }
             | Command::Resumed { .. }
-            | Command::Acknowledged { .. } => false,
+            | Command::Acknowledged { .. }
+            | Command::RunOverridden { .. } => false,
         });
         if hit {
             self.leader_dies();

@@ -264,7 +264,8 @@ impl World {
             None
         } else {
             match it.processes {
-                Processes::None => {
+                // Orphans are ended before the start.
+                Processes::None | Processes::Orphans => {
                     it.life += 1;
                     it.processes = Processes::Primary;
                     it.clients = false;
@@ -279,7 +280,7 @@ impl World {
                     None
                 }
                 Processes::Primary => None,
-                Processes::Starting | Processes::Orphans => Some("the server does not run as it should"),
+                Processes::Starting => Some("the server does not run as it should"),
             }
         };
         if let Some(detail) = problem {
@@ -360,7 +361,7 @@ impl World {
             self.task_over(
                 instance,
                 job,
-                TaskResult::Failed { detail: "the primary cannot be reached".to_owned() },
+                TaskResult::NotFollowed { detail: "the primary cannot be reached".to_owned(), whole: true },
             );
             return;
         }

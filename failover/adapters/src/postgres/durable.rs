@@ -32,7 +32,7 @@ pub enum DurableError {
 }
 
 /// Replaces a file as a whole: readers see the old or the new content.
-pub(super) async fn replace(
+pub(crate) async fn replace(
     path: &Path,
     content: Vec<u8>,
     owner: Option<RunAs>,
@@ -49,7 +49,7 @@ pub(super) async fn replace(
 }
 
 /// Makes an empty marker file; an existing one is fine, and is fsynced all the same.
-pub(super) async fn touch(path: &Path, owner: Option<RunAs>, deadline: Instant) -> Result<(), DurableError> {
+pub(crate) async fn touch(path: &Path, owner: Option<RunAs>, deadline: Instant) -> Result<(), DurableError> {
     let target = path.to_path_buf();
     off_thread(path, "create", deadline, move || {
         write_synced(&target, b"", owner)?;
@@ -59,7 +59,7 @@ pub(super) async fn touch(path: &Path, owner: Option<RunAs>, deadline: Instant) 
 }
 
 /// Removes a file; a missing one is fine.
-pub(super) async fn remove(path: &Path, deadline: Instant) -> Result<(), DurableError> {
+pub(crate) async fn remove(path: &Path, deadline: Instant) -> Result<(), DurableError> {
     let target = path.to_path_buf();
     off_thread(path, "remove", deadline, move || match std::fs::remove_file(&target) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -73,7 +73,7 @@ pub(super) async fn remove(path: &Path, deadline: Instant) -> Result<(), Durable
 }
 
 /// Reads a file; `None` when there is none.
-pub(super) async fn read(path: &Path, deadline: Instant) -> Result<Option<Vec<u8>>, DurableError> {
+pub(crate) async fn read(path: &Path, deadline: Instant) -> Result<Option<Vec<u8>>, DurableError> {
     let target = path.to_path_buf();
     off_thread(path, "read", deadline, move || match std::fs::read(&target) {
         Ok(content) => Ok(Some(content)),

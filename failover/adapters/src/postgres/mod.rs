@@ -69,7 +69,9 @@ pub use rejoin::{
 pub use roles::{Passwords, PrepareError, Prepared, prepare};
 pub use sql::{Durability, SqlError};
 pub use standby::{Position, StandbyError, confirm, follow, freeze, position};
-pub use start::{StandbyUpstream, StartAs, StartError, StartRequest, Started, start};
+pub use start::{
+    OrphansError, StandbyUpstream, StartAs, StartError, StartRequest, Started, end_orphans, start,
+};
 pub use timeline::{Ancestor, History, HistoryError, Lineage};
 pub use tool::ToolError;
 pub use wal::{EndReason, Record, RecordKind, Step, WalError, WalReader};

@@ -14,43 +14,11 @@ use super::control_data::{PostmasterPid, PostmasterStatus};
 use super::durable::{self, DurableError};
 use super::instance::Instance;
 use crate::process::{
-    Exit, ProcStat, ProcessHandle, RunState, SpawnError, SpawnSpec, Spawner, executable, working_directory,
+    ProcStat, ProcessHandle, SpawnError, SpawnSpec, Spawner, executable, working_directory,
 };
 
-/// A running postmaster, held by pidfd.
-#[derive(Clone, Debug)]
-pub struct Postmaster {
-    process: ProcessHandle,
-    adopted: bool,
-}
-
-impl Postmaster {
-    /// The process.
-    #[must_use]
-    pub fn process(&self) -> &ProcessHandle {
-        &self.process
-    }
-
-    /// Whether somebody else started it. Such a one does not die with us until it is started by us once.
-    #[must_use]
-    pub fn adopted(&self) -> bool {
-        self.adopted
-    }
-
-    /// Waits until it is dead: the kernel tells within milliseconds. Its backends may live on and commit.
-    ///
-    /// # Errors
-    /// When the runtime cannot watch it.
-    pub async fn death(&self) -> io::Result<Exit> {
-        self.process.death().await
-    }
-
-    /// Whether it is stopped by a signal: alive, but deaf to any polite request.
-    #[must_use]
-    pub fn is_stopped(&self) -> bool {
-        matches!(ProcStat::read(self.process.pid()), Ok(Some(stat)) if stat.state == RunState::Stopped)
-    }
-}
+/// A running postmaster, held by pidfd. Its backends may outlive it and commit.
+pub use crate::process::MainProcess as Postmaster;
 
 /// Why a lock file does not lead to a postmaster that can be held.
 #[derive(Debug, thiserror::Error)]
@@ -108,7 +76,7 @@ pub async fn attach(instance: &Instance, deadline: Instant) -> Result<Option<Pos
     let ours = working_directory(lock.pid).is_some_and(|cwd| cwd == instance.data_dir())
         && executable(lock.pid).is_some_and(|exe| exe.file_name().is_some_and(|name| name == "postgres"))
         && matches!(ProcStat::read(lock.pid), Ok(Some(stat)) if stat.start_ticks == process.start_ticks());
-    Ok(ours.then_some(Postmaster { process, adopted: true }))
+    Ok(ours.then(|| Postmaster::new(process, true)))
 }
 
 /// Whether the lock file says that the server accepts connections. It says so a moment before it does.
@@ -179,7 +147,7 @@ impl Control for DirectControl {
                 death_signal: Signal::QUIT,
             };
             let process = Spawner::global()?.spawn(spec).await?;
-            Ok(Postmaster { process, adopted: false })
+            Ok(Postmaster::new(process, false))
         })
     }
 }

@@ -23,7 +23,7 @@ use super::postmaster::{
 use super::rejoin::{JournalError, Stage, unfinished};
 use super::sql::{Durability, Session, SqlError, get};
 use super::tool::tail;
-use crate::process::{Exit, reap_adopted};
+use crate::process::{Exit, KillError, Survivors, reap_adopted};
 
 /// What it is to be.
 #[derive(Clone, Debug)]
@@ -165,8 +165,8 @@ pub async fn start(
 ) -> Result<Started, StartError> {
     match unfinished(instance, deadline).await?.map(|journal| journal.stage) {
         Some(Stage::Rewinding) => Err(StartError::HalfRewound),
-        // The directory is whole in these: the old one, or the finished copy.
-        Some(Stage::Copying | Stage::Swapping | Stage::Swapped) | None => {
+        // The directory is whole in these: the old one, rewound or not, or the finished copy.
+        Some(Stage::Rewound | Stage::Copying | Stage::Swapping | Stage::Swapped) | None => {
             start_checked(instance, control, request, deadline).await
         }
     }
@@ -190,6 +190,37 @@ pub(super) async fn start_checked(
     let postmaster = control.launch(instance, launch).await?;
     let in_recovery = wait_ready(instance, &postmaster, log_from, deadline).await?;
     Ok(Started { postmaster, in_recovery, took: began.elapsed() })
+}
+
+/// Ends what a dead postmaster left behind, and says how many processes that were: a backend that computes notices its
+/// postmaster's death late or never, and as long as one is left no server starts in its directory. A directory whose
+/// postmaster lives is left alone. Call it only for a server that nobody else may have started.
+///
+/// # Errors
+/// When it stays uncertain whether they are gone.
+pub async fn end_orphans(instance: &Instance, deadline: Instant) -> Result<usize, OrphansError> {
+    if attach(instance, deadline).await?.is_some() {
+        return Ok(0);
+    }
+    let report = instance.tree().kill(deadline)?;
+    if !report.killed.is_empty() {
+        instance.tree().wait_gone(&report.killed, deadline).await?;
+    }
+    Ok(report.killed.len())
+}
+
+/// Why orphans may be left.
+#[derive(Debug, thiserror::Error)]
+pub enum OrphansError {
+    /// The lock file.
+    #[error("cannot tell whether a server of this directory runs")]
+    Attach(#[from] AttachError),
+    /// Something could not be killed.
+    #[error("cannot end what a dead server left behind")]
+    Kill(#[from] KillError),
+    /// Killed processes wait in the kernel.
+    #[error("processes of a dead server have not gone yet")]
+    Survivors(#[from] Survivors),
 }
 
 async fn nobody_runs(instance: &Instance, deadline: Instant) -> Result<(), StartError> {

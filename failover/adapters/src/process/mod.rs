@@ -5,12 +5,14 @@
 
 mod awaited;
 mod handle;
+mod main_process;
 mod spawn;
 mod stat;
 mod tree;
 
 pub(crate) use awaited::Awaited;
 pub use handle::{Delivery, Exit, ProcessHandle};
+pub use main_process::MainProcess;
 pub use spawn::{RunAs, SpawnError, SpawnSpec, Spawner, become_subreaper};
 pub use stat::{ProcStat, RunState, executable, working_directory};
 pub use tree::{DirectoryTree, KillError, KillReport, Member, Survivors, reap_adopted};

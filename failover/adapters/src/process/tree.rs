@@ -1,7 +1,7 @@
 //! All processes of a data directory, and their end.
 //!
-//! Membership is the working directory, because every PostgreSQL process keeps its data directory as such, orphans of a
-//! dead postmaster included; plus their descendants. A shell in which a person stands in that directory is spared: it has a terminal, and
+//! Membership is the working directory, because every process of PostgreSQL and of Redis keeps its data directory as such,
+//! orphans of a dead main process included; plus their descendants. A shell in which a person stands in that directory is spared: it has a terminal, and
 //! acknowledges nothing.
 
 use std::collections::{HashMap, HashSet};
@@ -208,12 +208,20 @@ impl DirectoryTree {
     }
 }
 
-/// Collects dead PostgreSQL processes that became our children when their postmaster died. Without it they would stay
-/// zombies as long as the guard lives. Only processes named `postgres` are touched, and of them none whose end is awaited.
+/// What servers' processes call themselves.
+const COMMS: [&str; 3] = ["postgres", "redis-server", "valkey-server"];
+/// What servers execute. Debian's `redis-server` is a link to the tool that shares its binary.
+const EXECUTABLES: [&str; 5] =
+    ["postgres", "redis-server", "redis-check-rdb", "valkey-server", "valkey-check-rdb"];
+
+/// Collects dead processes of servers that became our children when their main process died. Without it they would stay
+/// zombies as long as the guard lives. Only processes named as servers are touched, and of them none whose end is awaited.
 pub fn reap_adopted() {
     let me = i32::try_from(std::process::id()).unwrap_or(0);
     let Ok(all) = processes() else { return };
-    let ours = |stat: &&ProcStat| stat.state == RunState::Dead && stat.ppid == me && stat.comm == "postgres";
+    let ours = |stat: &&ProcStat| {
+        stat.state == RunState::Dead && stat.ppid == me && COMMS.contains(&stat.comm.as_str())
+    };
     let dead = || all.values().filter(ours).map(|stat| stat.pid).collect();
     collect_others(dead, |pid| {
         if let Some(pid) = Pid::from_raw(pid) {
@@ -224,7 +232,9 @@ pub fn reap_adopted() {
 }
 
 fn is_server(pid: i32) -> bool {
-    executable(pid).is_some_and(|exe| exe.file_name().is_some_and(|name| name == "postgres"))
+    executable(pid).is_some_and(|exe| {
+        exe.file_name().and_then(|name| name.to_str()).is_some_and(|name| EXECUTABLES.contains(&name))
+    })
 }
 
 fn live_processes() -> io::Result<HashMap<i32, ProcStat>> {

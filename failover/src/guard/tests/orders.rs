@@ -244,6 +244,43 @@ fn an_interrupted_rejoin_is_done_again_on_data_of_a_new_life() {
 }
 
 #[test]
+fn a_standby_that_could_not_join_may_be_frozen_unless_its_data_was_changed() {
+    for whole in [true, false] {
+        let mut rig = Rig::standby();
+        rig.order(2, follow(2, 1));
+        assert!(matches!(rig.task(), Some(Task::Follow(_))));
+        rig.done(TaskResult::NotFollowed { detail: "wrong password".to_owned(), whole });
+        rig.process(ProcessState::Standby);
+        let id = rig.order(2, freeze(2));
+        if whole {
+            assert_eq!(rig.task(), Some(&Task::Freeze { generation: Generation(2) }));
+            assert_eq!(
+                rig.disk.as_ref().unwrap().rejoin,
+                None,
+                "the primary that it was to follow is replaced"
+            );
+        } else {
+            assert_eq!(code(&rig, id), Refusal::NotApplicable);
+            assert!(rig.disk.as_ref().unwrap().rejoin.is_some());
+        }
+    }
+}
+
+#[test]
+fn an_unknown_outcome_is_no_answer_to_the_repeat() {
+    let mut rig = Rig::standby();
+    let step = StepRef { run: RunId(8), step: 1, attempt: 1 };
+    rig.give(101, step, 1, 1, freeze(1), false);
+    let (first, _) = rig.job.clone().unwrap();
+    rig.done(TaskResult::Unknown { detail: "the connection broke".to_owned() });
+    assert!(matches!(rig.answers.get(&101), Some(Outcome::Unknown { .. })));
+    rig.process(ProcessState::Standby);
+    rig.give(102, step, 1, 1, freeze(1), false);
+    assert_ne!(rig.job.clone().unwrap().0, first, "it is done again");
+    assert_eq!(rig.answers.get(&102), None);
+}
+
+#[test]
 fn the_same_order_twice_runs_once_and_another_waits_its_turn() {
     let mut rig = Rig::standby();
     let step = StepRef { run: RunId(8), step: 1, attempt: 1 };

@@ -3,12 +3,12 @@
 use mesh_failover::coordinator::Request;
 use mesh_failover::errands;
 use mesh_failover::plan::{self, Wish, holds};
-use mesh_failover::state::Group;
+use mesh_failover::state::{Group, wants_a_primary};
 use mesh_failover::verdict::{self, Judgement};
 use mesh_proto::command::{Command, Verdict};
 use mesh_proto::evidence::ProcessState;
 use mesh_proto::operator::{Answer, FailoverAsk, PlanView, Refusal, RefusalCode};
-use mesh_proto::run::{Actor, Phase, Plan, Run, RunKind};
+use mesh_proto::run::{Actor, Phase, Plan, Run, RunKind, Signal};
 use mesh_proto::spec::{Errand, OnFailure, Point};
 use mesh_proto::{ErrandName, GroupName, RunId};
 
@@ -34,6 +34,11 @@ struct Considered {
 impl Asked {
     pub(super) async fn failover(&self, actor: Actor, ask: FailoverAsk) -> Reply {
         let name = self.group(ask.group.as_ref())?;
+        if let Some(run) =
+            self.going_on(&name).filter(|run| ask.force && !ask.dry_run && wants_a_primary(run))
+        {
+            return self.override_stuck(actor, &name, &run, &ask).await;
+        }
         if let Some(run) = self.going_on(&name) {
             // Two at once end in one run.
             return Ok(view(&run, true));
@@ -84,6 +89,35 @@ impl Asked {
             let group = machine.state().groups.get(name)?;
             if group.free_for_a_run() { None } else { group.active_run().cloned() }
         })
+    }
+
+    /// A run that found nobody to promote within its limits goes on without them.
+    async fn override_stuck(&self, actor: Actor, name: &GroupName, run: &Run, ask: &FailoverAsk) -> Reply {
+        if ask.reason.trim().is_empty() {
+            return Err(no_reason());
+        }
+        if let Some(instance) = &ask.instance {
+            return Err(Refusal::new(
+                RefusalCode::Conflict,
+                format!(
+                    "run {} is going on, and takes no other instance than it compares: {instance}",
+                    run.id
+                ),
+                "name a site instead, or leave it out: the furthest standby is promoted",
+            ));
+        }
+        let (group, reason) = (name.clone(), ask.reason.clone());
+        let overridden =
+            Command::RunOverridden { group, run: run.id, site: ask.site.clone(), reason: reason.clone() };
+        let retry = Command::Signalled {
+            group: name.clone(),
+            run: run.id,
+            signal: Signal::Retry,
+            detail: reason,
+            cause: None,
+        };
+        self.commit(actor, vec![overridden, retry]).await?;
+        Ok(view(&self.going_on(name).unwrap_or_else(|| run.clone()), false))
     }
 
     fn consider(&self, name: &GroupName, actor: Actor, ask: &FailoverAsk) -> Result<Considered, Refusal> {
@@ -286,11 +320,15 @@ fn already(group: &Group, what: String, judgement: &Judgement) -> Refusal {
     )
 }
 
+fn no_reason() -> Refusal {
+    let what = "--force needs a reason, which the audit keeps";
+    Refusal::new(RefusalCode::Invalid, what, "add --reason \"…\"")
+}
+
 /// Why the failover is not started, with what it would cost and which command overrides it.
 fn refusal(ask: &FailoverAsk, found: &Considered) -> Option<Refusal> {
     if ask.force && ask.reason.trim().is_empty() {
-        let what = "--force needs a reason, which the audit keeps";
-        return Some(Refusal::new(RefusalCode::Invalid, what, "add --reason \"…\""));
+        return Some(no_reason());
     }
     if let Some(reason) = &found.paused {
         let what = format!("the group is paused: {reason}");

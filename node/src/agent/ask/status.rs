@@ -40,7 +40,8 @@ impl Asked {
         })
     }
 
-    pub(super) fn status(&self) -> StatusView {
+    /// The status, as this agent knows it.
+    pub fn status(&self) -> StatusView {
         let standing = self.driver.consensus.standing();
         let now = self.driver.clock.now();
         let nodes = self.nodes();

@@ -254,7 +254,8 @@ pub fn way_out(run: &Run, cause: StuckCause) -> String {
     let way = match cause {
         StuckCause::NoCandidate => format!(
             "bring a standby back, then: {retry}\n\
-             or let {} open again: mesh abort {id} --reason \"…\"",
+             or let {} open again: mesh abort {id} --reason \"…\"\n\
+             or take one that lags, and lose what it lacks: mesh failover --force --reason \"…\"",
             run.plan.from
         ),
         StuckCause::PromotionFailed => {

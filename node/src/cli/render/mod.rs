@@ -15,4 +15,4 @@ pub use story::{ExportReport, audit, audit_report, export_report, verified, why}
 pub use text::Look;
 
 #[cfg(test)]
-mod samples;
+pub mod samples;

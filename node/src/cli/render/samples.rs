@@ -409,8 +409,19 @@ fn golden_services() {
     golden("run-services", &super::run(&self::view(stuck), &LOOK));
 }
 
-#[test]
-fn golden_stuck() {
+/// A healthy group, and one whose run is stuck and whose standby's guard is silent.
+pub fn busy_status() -> StatusView {
+    let mut view = healthy();
+    view.groups[0].run = Some(run(4));
+    let mut other = stuck_status().0;
+    let mut group = other.groups.remove(0);
+    group.group = "billing".parse().unwrap();
+    group.instances[0].guard = None;
+    view.groups.push(group);
+    view
+}
+
+fn stuck_status() -> (StatusView, Run) {
     let mut view = healthy();
     let group = &mut view.groups[0];
     let mut stuck = run(4);
@@ -433,6 +444,12 @@ fn golden_stuck() {
         instance("pg-east", "east", ProcessState::Stopped),
         instance("pg-dr", "dr", ProcessState::Primary),
     ];
+    (view, stuck)
+}
+
+#[test]
+fn golden_stuck() {
+    let (view, stuck) = stuck_status();
     golden("status-stuck", &status(&view, &LOOK));
     golden("run-stuck", &super::run(&self::view(stuck), &LOOK));
 }

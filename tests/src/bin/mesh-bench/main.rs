@@ -92,6 +92,7 @@ async fn idle(asked: &args::Asked) -> Result<()> {
         terrain: Terrain::Namespaces,
         follows: Follows::RuntimeApi,
         spec: asked.spec.clone(),
+        also: Vec::new(),
     };
     let mut cluster = Cluster::raise(wanted).await?;
     cluster.form().await?;

@@ -59,6 +59,7 @@ pub async fn mesh(fault: Fault, spec: &str) -> Result<Measured> {
         terrain: Terrain::Namespaces,
         follows: Follows::RuntimeApi,
         spec: spec.to_owned(),
+        also: Vec::new(),
     };
     let mut cluster = Cluster::raise(wanted).await?;
     cluster.form().await?;

@@ -66,6 +66,7 @@ async fn set_up(voice: Voice) -> Result<Cluster> {
         terrain: Terrain::Loopback,
         follows: Follows::RuntimeApi,
         spec: String::new(),
+        also: Vec::new(),
     };
     let mut cluster = Cluster::raise(wanted).await?;
     let site = |node: usize, what: &str| {

@@ -163,7 +163,8 @@ impl<'a> View<'a> {
             | Command::RepairEnded { .. }
             | Command::Paused { .. }
             | Command::Resumed { .. }
-            | Command::Acknowledged { .. } => summary(),
+            | Command::Acknowledged { .. }
+            | Command::RunOverridden { .. } => summary(),
         }
     }
 
@@ -187,7 +188,8 @@ const fn role(command: &Command) -> Option<&'static str> {
         | Command::PromotionCommitted { .. }
         | Command::Paused { .. }
         | Command::Resumed { .. }
-        | Command::Acknowledged { .. } => Some("decides"),
+        | Command::Acknowledged { .. }
+        | Command::RunOverridden { .. } => Some("decides"),
         Command::StepsStarted { .. }
         | Command::StepEnded { .. }
         | Command::RepairStarted { .. }

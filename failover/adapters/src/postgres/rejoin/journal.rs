@@ -16,6 +16,8 @@ use crate::postgres::instance::Instance;
 pub enum Stage {
     /// pg_rewind may have begun to change files: the directory must be neither started nor followed.
     Rewinding,
+    /// pg_rewind has changed it, completely: it may be started, and its data is another than before.
+    Rewound,
     /// A copy is being made beside the directory, which is as it was.
     Copying,
     /// The copy is complete and takes the directory's place.

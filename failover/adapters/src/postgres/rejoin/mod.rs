@@ -234,6 +234,11 @@ pub async fn rejoin(
     }
     let climb = Climb { instance, control, source: &source, request, progress, deadline };
     let (how, diverged) = match unfinished(instance, deadline).await? {
+        // Rewound before, and it did not stream: the source may have changed meanwhile, so it is decided again.
+        Some(Journal { stage: Stage::Rewound, diverged }) => match climb.climb().await? {
+            (How::Follow, _) => (How::Rewind, diverged),
+            again @ (How::Rewind | How::Rebuild, _) => again,
+        },
         Some(_) => climb.rebuild(None, NoRewind::Interrupted).await?,
         None => climb.climb().await?,
     };
@@ -350,7 +355,7 @@ impl Climb<'_> {
         }
         write_standby_signal(instance, deadline).await?;
         rewind::restore_config(instance, instance.data_dir(), deadline).await?;
-        Ok(journal::clear(instance, deadline).await?)
+        Ok(journal::enter(instance, Stage::Rewound, diverged, deadline).await?)
     }
 
     /// Rebuilds from the start, or from where an earlier attempt got to.
@@ -365,7 +370,7 @@ impl Climb<'_> {
         (self.progress)(RejoinProgress::Decided(How::Rebuild));
         (self.progress)(RejoinProgress::Copying);
         let before = match unfinished(self.instance, self.deadline).await? {
-            Some(journal) => journal,
+            Some(journal) => Journal { diverged: diverged.or(journal.diverged), ..journal },
             None => {
                 rewind::save_config(self.instance, self.deadline).await?;
                 journal::enter(self.instance, Stage::Copying, diverged.as_ref(), self.deadline).await?;

@@ -38,7 +38,7 @@ pub(super) async fn rebuild(
 ) -> Result<(), RejoinError> {
     let diverged = before.diverged.as_ref();
     match before.stage {
-        Stage::Rewinding | Stage::Copying => {
+        Stage::Rewinding | Stage::Rewound | Stage::Copying => {
             if source.has_tablespaces {
                 return Err(RejoinError::Tablespaces);
             }

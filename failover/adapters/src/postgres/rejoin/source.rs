@@ -25,6 +25,9 @@ pub struct Source {
     pub has_tablespaces: bool,
 }
 
+/// A primary that was just promoted answers a connection within milliseconds.
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+
 /// Reads the source's facts, after waiting until its control file knows its timeline. Before its first checkpoint after the
 /// promotion, pg_rewind of PostgreSQL 13 to 15 takes it for a server of the old timeline, finds nothing to do, and says so with exit
 /// code 0.
@@ -64,7 +67,9 @@ pub(super) async fn connect(
         let who = (role.user.as_str(), settings.database.as_str());
         add_password(&mut config, passfile, (&host, port), who, deadline).await?;
     }
-    Session::open(&config, "connect to the new primary", deadline).await.map_err(RejoinError::Source)
+    // One that is lost again must not hold up the freeze that its loss calls for.
+    let soon = deadline.min(Instant::now() + CONNECT_WITHIN);
+    Session::open(&config, "connect to the new primary", soon).await.map_err(RejoinError::Source)
 }
 
 async fn checkpointed_timeline(session: &Session, deadline: Instant) -> Result<u32, RejoinError> {
