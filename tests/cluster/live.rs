@@ -11,7 +11,7 @@ use crate::support::{formed, turn};
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Waits until the command ends with this code, asked of a node; what it says.
-async fn ends_with(cluster: &Cluster, node: usize, code: i32) -> (LiveView, String) {
+pub async fn ends_with(cluster: &Cluster, node: usize, code: i32) -> (LiveView, String) {
     let waited = until(&format!("audit live ends with {code}"), LIMIT, || async {
         let said = cluster.nodes[node].ask(&cluster.mesh, &["--json", "audit", "live"]).await?;
         if said.code != code {
@@ -24,7 +24,7 @@ async fn ends_with(cluster: &Cluster, node: usize, code: i32) -> (LiveView, Stri
     cluster.explained(waited).await.unwrap()
 }
 
-fn standing(view: &LiveView, kind: PlaceKind, name: &str) -> Standing {
+pub fn standing(view: &LiveView, kind: PlaceKind, name: &str) -> Standing {
     let group = &view.groups[0];
     let place = group.places.iter().find(|place| place.kind == kind && place.name == name);
     group.standing(place.unwrap_or_else(|| panic!("no {kind} {name}: {view:#?}")))

@@ -3,12 +3,14 @@
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
+use mesh_proto::live::{PlaceKind, Standing};
 use mesh_proto::run::Phase;
 use mesh_tests::lab::bind::NAME;
 use mesh_tests::lab::cluster::{Also, Cluster, DR, EAST, WITNESS, Wanted};
 use mesh_tests::lab::haproxy::Follows;
 use mesh_tests::lab::wait::{Look, until};
 
+use crate::live::{ends_with, standing};
 use crate::support::*;
 
 const LIMIT: Duration = Duration::from_secs(40);
@@ -45,6 +47,14 @@ async fn a_name_a_pooler_and_a_proxy_follow_a_switchover_and_a_crash() {
     assert!(said.text().contains("orders-name"), "{}", said.text());
     named(&cluster, DR, &["epoch=2", "site=dr", "instance=pg-dr"]).await;
     cluster.until_healthy("pg-dr", LIMIT).await.unwrap();
+    // Every place agrees, the marker among them; asked of an agent that holds no route.
+    let (view, text) = ends_with(&cluster, EAST, 0).await;
+    assert_eq!(standing(&view, PlaceKind::DnsMarker, NAME), Standing::Agrees, "{text}");
+    assert_eq!(
+        view.groups[0].places.iter().filter(|place| place.kind == PlaceKind::Route).count(),
+        3,
+        "{text}"
+    );
     let fault = Instant::now();
     for writer in [&routed, &pooled] {
         let outage = writer.outage(fault, Duration::from_secs(2), LIMIT).await;
@@ -86,6 +96,12 @@ async fn a_name_that_a_person_changed_is_left_alone_and_said() {
     assert!(cluster.servers[DR].is_primary().await.unwrap());
     let run = cluster.group().await.unwrap().run.unwrap();
     assert_eq!(run.phase, Phase::Stuck);
+    // The marker still has the old epoch, and the name leads elsewhere; the proxy does not.
+    let (view, text) = ends_with(&cluster, EAST, 6).await;
+    assert_eq!(standing(&view, PlaceKind::DnsMarker, NAME), Standing::Lags, "{text}");
+    assert_eq!(standing(&view, PlaceKind::Route, "orders-name"), Standing::Lags, "{text}");
+    assert_eq!(standing(&view, PlaceKind::Route, mesh_tests::lab::mesh::ROUTE), Standing::Agrees, "{text}");
+    assert!(text.contains("192.0.2.9"), "{text}");
     // The way out: the person takes the edit back, and mesh goes on by itself.
     bind.edit(cluster.nodes[EAST].host.ip()).await.unwrap();
     named(&cluster, DR, &["epoch=2", "site=dr"]).await;

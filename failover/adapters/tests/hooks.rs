@@ -32,7 +32,7 @@ fn script(dir: &tempfile::TempDir, text: &str) -> Hook {
     let program = dir.path().join("hook");
     std::fs::write(&program, format!("#!/bin/sh\n{text}\n")).unwrap();
     std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-    Hook { name: "notify".to_owned(), program, args: vec!["one".to_owned()] }
+    Hook { name: "notify".to_owned(), program, args: vec!["one".to_owned()], leaves: false }
 }
 
 async fn ran(text: &str, deadline: Instant) -> (Hook, Report, tempfile::TempDir) {
@@ -62,6 +62,32 @@ async fn it_is_told_what_for_and_nothing_else() {
     assert_eq!(told, expected);
     assert_eq!(lines.next(), Some("one  /usr/sbin:/usr/bin:/sbin:/bin"));
     assert!(matches!(outcome(&hook, Ok(report)), Outcome::Done(_)));
+}
+
+#[tokio::test]
+async fn what_a_start_leaves_running_stays_until_a_deadline_says_otherwise() {
+    let dir = tempfile::tempdir().unwrap();
+    let child = || -> Option<ProcessHandle> {
+        let text = std::fs::read_to_string(dir.path().join("child")).unwrap();
+        ProcessHandle::open(text.trim().parse().unwrap()).unwrap()
+    };
+    let at = dir.path().display().to_string();
+    let leave = format!("sleep 60 >/dev/null 2>&1 & echo $! >{at}/child");
+    let mut start = script(&dir, &leave);
+    start.leaves = true;
+    assert_eq!(run(&start, &call(), soon()).await.unwrap().ended, Ended::Done);
+    // It has had no time to leave the process group, and is there all the same.
+    let left = child().unwrap();
+    assert!(tokio::time::timeout(Duration::from_millis(300), left.dead()).await.is_err(), "it was killed");
+    rustix::process::kill_process(
+        rustix::process::Pid::from_raw(left.pid()).unwrap(),
+        rustix::process::Signal::KILL,
+    )
+    .unwrap();
+    start = Hook { leaves: true, ..script(&dir, &format!("{leave}\nsleep 60")) };
+    let report = run(&start, &call(), Instant::now() + Duration::from_millis(500)).await.unwrap();
+    assert_eq!(report.ended, Ended::TimedOut);
+    died(child()).await;
 }
 
 #[tokio::test]

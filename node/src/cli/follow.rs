@@ -77,6 +77,10 @@ pub async fn to_the_end(operator: &Operator, first: RunView) -> Result<Exit, Fai
             }
         }
         match operator.client.ask_within(Ask::Run { run: Some(id) }, LOOK).await {
+            // The leader answered the command itself; this host's agent may be some entries behind it.
+            Ok(Answer::Run(other)) if other.run.entered.len() < view.run.entered.len() => {
+                seen = Instant::now()
+            }
             Ok(Answer::Run(newer)) => {
                 view = *newer;
                 seen = Instant::now();

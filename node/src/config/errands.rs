@@ -20,7 +20,7 @@ pub struct ServiceSection {
     /// The systemd unit.
     #[serde(default)]
     pub unit: Option<String>,
-    /// Program and arguments that start it. It must return; what it leaves running has a process group of its own.
+    /// Program and arguments that start it. It must return; what it leaves running must not write into its output.
     #[serde(default)]
     pub start: Option<Vec<String>>,
     /// Program and arguments that stop it.

@@ -7,6 +7,7 @@ use std::fmt;
 use std::sync::atomic::AtomicU64;
 
 use mesh_proto::command::Verdict;
+use mesh_proto::effect::{Effect, Outcome};
 use mesh_proto::evidence::ProcessState;
 use mesh_proto::operator::{GroupStatus, InstanceStatus, RouteStatus, StatusView};
 use mesh_proto::run::Phase;
@@ -74,6 +75,13 @@ struct RouteLabels {
     route: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ErrandLabels {
+    group: String,
+    errand: String,
+    agent: String,
+}
+
 type Of<L> = Family<L, Gauge<f64, AtomicU64>>;
 
 /// The registry of one scrape.
@@ -116,6 +124,7 @@ pub(super) fn text(status: &StatusView) -> Result<String, fmt::Error> {
     groups(&mut scrape, &status.groups);
     instances(&mut scrape, &status.groups);
     routes(&mut scrape, &status.groups);
+    errands(&mut scrape, &status.groups);
     let mut text = String::new();
     encode(&mut text, &scrape.registry)?;
     Ok(text)
@@ -261,6 +270,29 @@ fn routes(scrape: &mut Scrape, groups: &[GroupStatus]) {
     }
 }
 
+/// Services and hooks of the newest run of each group.
+fn errands(scrape: &mut Scrape, groups: &[GroupStatus]) {
+    let failed = scrape.family(
+        "errand_failed",
+        "Whether the newest run's service or hook failed, and nobody had the run skip it",
+    );
+    for group in groups {
+        for step in group.run.iter().flat_map(|run| run.steps.values()) {
+            let Effect::Errand { errand, agent, .. } = &step.effect else { continue };
+            let so = match &step.outcome {
+                Some(Outcome::Refused { .. } | Outcome::Unknown { .. }) => true,
+                Some(Outcome::Done(_)) | None => false,
+            };
+            let labels = ErrandLabels {
+                group: group.group.to_string(),
+                errand: errand.to_string(),
+                agent: agent.to_string(),
+            };
+            failed.get_or_create(&labels).set(flag(so));
+        }
+    }
+}
+
 fn right(group: &GroupStatus, route: &RouteStatus) -> bool {
     group.primary.is_some()
         && route.leads_to == group.primary
@@ -289,6 +321,8 @@ mod tests {
             assert!(text.contains(&format!("# HELP {} ", named(line))), "{line}");
         }
         assert!(text.contains("mesh_group_verdict{group=\"orders\",verdict=\"healthy\"}"), "{text}");
+        let failed = "mesh_errand_failed{group=\"orders\",errand=\"page\",agent=\"dr-1\"} 1.0";
+        assert!(text.contains(failed), "{text}");
     }
 
     /// What rules and dashboard ask for is what is exported, by these very names.

@@ -36,6 +36,9 @@ pub struct Hook {
     pub program: PathBuf,
     /// Arguments, the same at each run; never a secret.
     pub args: Vec<String>,
+    /// It is there to leave something running: what is left of its group when it ends by itself stays. A daemon that was just
+    /// forked may not have left the group yet. At the deadline everything is killed all the same.
+    pub leaves: bool,
 }
 
 /// What a hook is run for: the object on its stdin.
@@ -133,7 +136,7 @@ pub enum HookError {
     },
 }
 
-/// Runs a hook. When this returns, no process of its group is left.
+/// Runs a hook. When this returns, no process of its group is left, but what one that [leaves](Hook::leaves) something left.
 ///
 /// # Errors
 /// [`HookError`]; only after [`HookError::Lost`] was it started.
@@ -153,7 +156,7 @@ pub async fn run(hook: &Hook, call: &Call, deadline: Instant) -> Result<Report, 
         async move { tokio::join!(out, err) }
     });
     let feeding = tokio::spawn(feed(stdin, input));
-    let ended = group.end(deadline).await;
+    let ended = group.end(deadline, hook.leaves).await;
     feeding.abort();
     if timeout(DRAIN, &mut reading).await.is_err() {
         reading.abort();
@@ -198,15 +201,17 @@ impl Group {
         Ok(Self { child, id })
     }
 
-    /// Waits for the end, and kills what is left of the group while its number is still ours: before the leader is
-    /// collected.
-    async fn end(&mut self, deadline: Instant) -> io::Result<Ended> {
+    /// Waits for the end, and kills what is left of the group, unless that is to stay, while its number is still ours:
+    /// before the leader is collected.
+    async fn end(&mut self, deadline: Instant, leaves: bool) -> io::Result<Ended> {
         let seen = match self.id.map(|id| ProcessHandle::open(id.as_raw_nonzero().get())).transpose()? {
             Some(Some(leader)) => timeout_at(deadline.into(), leader.dead()).await,
             // A zombie already.
             Some(None) | None => Ok(Ok(())),
         };
-        self.kill()?;
+        if !leaves || seen.is_err() {
+            self.kill()?;
+        }
         let reaped = timeout(REAP, self.child.wait()).await;
         let status = reaped.map_err(|_elapsed| io::Error::from(io::ErrorKind::TimedOut))??;
         self.id = None;

@@ -36,7 +36,15 @@ pub struct Allowed {
 #[derive(Debug, Clone)]
 enum Managed {
     Unit(UnitName),
-    Commands { start: Option<Hook>, stop: Option<Hook>, check: Option<Hook> },
+    Commands(Box<Commands>),
+}
+
+/// The commands of a service.
+#[derive(Debug, Clone)]
+struct Commands {
+    start: Option<Hook>,
+    stop: Option<Hook>,
+    check: Option<Hook>,
 }
 
 impl Allowed {
@@ -49,17 +57,18 @@ impl Allowed {
                 name: format!("{verb} of {name}"),
                 program: PathBuf::from(program),
                 args: args.to_vec(),
+                leaves: verb == "start",
             })
         };
         let services = config.services.iter().map(|service| {
             let name = &service.name;
             let managed = match service.unit.as_deref().map(UnitName::new) {
                 Some(Ok(unit)) => Managed::Unit(unit),
-                Some(Err(_)) | None => Managed::Commands {
+                Some(Err(_)) | None => Managed::Commands(Box::new(Commands {
                     start: command(name, "start", &service.start),
                     stop: command(name, "stop", &service.stop),
                     check: command(name, "check", &service.check),
-                },
+                })),
             };
             (name.clone(), managed)
         });
@@ -67,6 +76,7 @@ impl Allowed {
             name: hook.name.to_string(),
             program: hook.program.clone(),
             args: hook.args.clone(),
+            leaves: false,
         });
         Self { services: services.collect(), hooks: hooks.collect() }
     }
@@ -200,12 +210,13 @@ impl Service {
         let acted = match (&self.managed, self.up) {
             (Managed::Unit(unit), true) => systemd::outcome(Systemd::default().start(unit, deadline).await),
             (Managed::Unit(unit), false) => systemd::outcome(Systemd::default().stop(unit, deadline).await),
-            (Managed::Commands { start: Some(hook), .. }, true)
-            | (Managed::Commands { stop: Some(hook), .. }, false) => command(hook, call, deadline).await,
-            (Managed::Commands { .. }, up) => {
-                let verb = if up { "start" } else { "stop" };
-                let what = format!("this agent's file has no `{verb}` for service {}", self.name);
-                return refused(Refusal::NotConfigured, what);
+            (Managed::Commands(commands), up) => {
+                let (verb, hook) = if up { ("start", &commands.start) } else { ("stop", &commands.stop) };
+                let Some(hook) = hook else {
+                    let what = format!("this agent's file has no `{verb}` for service {}", self.name);
+                    return refused(Refusal::NotConfigured, what);
+                };
+                command(hook, call, deadline).await
             }
         };
         match acted {
@@ -240,8 +251,10 @@ impl Service {
         let until = deadline.min(Instant::now() + LOOK);
         let state = match &self.managed {
             Managed::Unit(unit) => self.unit_state(unit, until).await,
-            Managed::Commands { check: Some(check), .. } => self.check_command(check, call, until).await,
-            Managed::Commands { check: None, .. } => Found::Untold,
+            Managed::Commands(commands) => match &commands.check {
+                Some(check) => self.check_command(check, call, until).await,
+                None => Found::Untold,
+            },
         };
         match (state, &self.check, self.up) {
             (Found::NotSo(how), ..) => Found::NotSo(how),

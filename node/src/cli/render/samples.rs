@@ -415,7 +415,18 @@ fn golden_services() {
 /// A healthy group, and one whose run is stuck and whose standby's guard is silent.
 pub fn busy_status() -> StatusView {
     let mut view = healthy();
-    view.groups[0].run = Some(run(4));
+    let mut done = run(4);
+    let failed =
+        Outcome::Refused { code: Refusal::Failed, detail: "hook page failed with exit code 3".into() };
+    let page = Effect::Errand {
+        errand: "page".parse().unwrap(),
+        agent: "dr-1".parse().unwrap(),
+        work: mesh_proto::spec::Work::Hook,
+        at: mesh_proto::spec::Point::AfterRoutes,
+        instance: "pg-dr".parse().unwrap(),
+    };
+    done.steps.insert(5, step(page, Phase::Finishing, 152, Some((900, failed))));
+    view.groups[0].run = Some(done);
     let mut other = stuck_status().0;
     let mut group = other.groups.remove(0);
     group.group = "billing".parse().unwrap();
