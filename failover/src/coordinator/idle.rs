@@ -66,6 +66,7 @@ impl Driver {
             actor: Actor::Mesh,
             reason: judgement.summary.clone(),
             accept_lag: false,
+            accept_loss: false,
             lost_for: self.healthy.map(|at| context.now.since(at)),
         };
         let plan = plan::make(context.now, group, context.heard, &wish)?;
@@ -155,7 +156,7 @@ impl Driver {
         if judgement.verdict == Verdict::Down {
             blocked = group.blocked();
             if blocked.is_none() {
-                let standings = plan::assess(context.now, group, context.heard, false);
+                let standings = plan::assess(context.now, group, context.heard, context.waived(false, false));
                 if standings.iter().all(|s| s.rejected.is_some()) {
                     judgement.verdict = Verdict::DownNoCandidate;
                     let why: Vec<_> = standings

@@ -14,6 +14,7 @@ use mesh_adapters::postgres::{
 use mesh_adapters::process::reap_adopted;
 use mesh_failover::guard::{CommitGate, LocalFacts};
 use mesh_proto::evidence::{Position, ProcessState, Receiving, WriteProbe};
+use mesh_proto::quorum::QuorumStanding;
 use mesh_proto::{Lsn, Millis};
 
 use super::driver::Input;
@@ -203,9 +204,14 @@ impl Eyes {
                 streaming: g.streaming,
                 from: g.upstream.map(|address| address.to_string()),
                 advanced,
+                name: g.name.clone(),
             }),
             write_probe,
             commit_gate: self.server.gate(),
+            quorum: self
+                .server
+                .quorum()
+                .map(|(config, stage)| QuorumStanding { version: config.version, stage }),
             downgraded: self.server.downgraded(),
             trouble,
         }

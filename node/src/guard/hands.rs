@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use mesh_adapters::postgres::{
     self as pg, Clients, EpochError, EpochRow, FenceMode, FencePlan, HbaError, How, PromoteError,
-    RejoinError, RejoinRequest, Repointed, StandbyError, StandbyUpstream, StartAs, StartRequest, SyncSetting,
-    Upstream,
+    RejoinError, RejoinRequest, Repointed, StandbyError, StandbyUpstream, StartAs, StartRequest, Upstream,
 };
 use mesh_failover::guard::{CommitGate, Rejoin, Task, TaskResult};
 use mesh_proto::effect::Rejoined;
 use mesh_proto::evidence::Position;
 use mesh_proto::lease::{LeaseTerm, ReceiptLevel};
+use mesh_proto::quorum::QuorumConfig;
 use mesh_proto::{DataIncarnation, Epoch, Lsn};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
@@ -21,6 +21,7 @@ use tokio::task::JoinHandle;
 
 use super::driver::Input;
 use super::files::{DATA_BYTES, unique};
+use super::quorum;
 use super::server::{Launcher, Life, Server};
 use crate::leash::Leash;
 
@@ -28,8 +29,6 @@ use crate::leash::Leash;
 const LINGER: Duration = Duration::from_millis(500);
 /// How long repointing by reload may take before the ladder is climbed instead.
 const REPOINT_WITHIN: Duration = Duration::from_secs(10);
-/// How long setting or lifting the commit gate may take.
-const GATE_WITHIN: Duration = Duration::from_secs(1);
 /// How long the leash may take to say that it knows its duty, before a server is started or opened.
 const LEASH_WITHIN: Duration = Duration::from_millis(500);
 /// A checkpoint of a large, busy server takes minutes; nothing waits for this one.
@@ -58,6 +57,8 @@ pub(super) enum Order {
     End,
     /// Let commits wait, or go.
     Gate(bool),
+    /// Let commits wait for this quorum.
+    Quorum(Box<QuorumConfig>),
 }
 
 /// Does what it is told until the driver is gone.
@@ -77,7 +78,11 @@ pub(super) async fn serve(server: Arc<Server>, mut orders: UnboundedReceiver<Ord
             }
             Order::Gate(gated) => {
                 end(&mut gating);
-                gating = Some(tokio::spawn(gate(Arc::clone(&server), gated)));
+                gating = Some(tokio::spawn(quorum::gate(Arc::clone(&server), gated)));
+            }
+            Order::Quorum(config) => {
+                end(&mut gating);
+                gating = Some(tokio::spawn(quorum::set(Arc::clone(&server), *config)));
             }
             Order::Do { job, task, deadline, data, system, leash } => {
                 end(&mut running);
@@ -93,29 +98,6 @@ pub(super) async fn serve(server: Arc<Server>, mut orders: UnboundedReceiver<Ord
             }
         }
     }
-}
-
-async fn gate(server: Arc<Server>, gated: bool) {
-    let deadline = Instant::now() + GATE_WITHIN;
-    match set_gate(&server, gated, deadline).await {
-        Ok(()) => tracing::info!(gated, "the commit gate is in force"),
-        Err(error) => {
-            tracing::warn!(gated, error = chain(&error), "the commit gate is not known to be in force")
-        }
-    }
-}
-
-async fn set_gate(server: &Server, gated: bool, deadline: Instant) -> Result<(), pg::GateError> {
-    // From here on it may be set, in force or not.
-    server.set_gate(CommitGate::Set);
-    pg::set_sync(&server.instance, &sync(gated), deadline).await?;
-    server.set_gate(if gated { CommitGate::InForce } else { CommitGate::Open });
-    Ok(())
-}
-
-/// The commit quorum is a later matter: without one, commits wait for nobody or for ever.
-const fn sync(gated: bool) -> SyncSetting {
-    SyncSetting { version: 1, gated, quorum: None }
 }
 
 /// One task's hand.
@@ -211,7 +193,7 @@ impl Hand {
             Task::Fence { .. } => Err(Trouble::Failed("a fence is not for these hands".to_owned())),
             Task::HandOver { term } => self.hand_over(term).await,
             Task::StartStandby { frozen } => self.start_standby(frozen).await,
-            Task::OpenPrimary { term } => self.open_primary(term).await,
+            Task::OpenPrimary { term, quorum } => self.open_primary(term, quorum.map(|config| *config)).await,
             Task::Freeze { .. } => {
                 let position = pg::freeze(instance, deadline).await.map_err(unknown)?;
                 Ok(TaskResult::At(stands(&position)))
@@ -259,10 +241,12 @@ impl Hand {
     }
 
     async fn start(&self, start_as: StartAs) -> Result<pg::Started, Trouble> {
+        // A standby commits nothing; what it waits for as a primary is set before it becomes one.
+        let quorum = self.server.quorum().filter(|_| matches!(start_as, StartAs::Primary));
         let request = StartRequest {
             start_as,
             clients: Clients::ShutOut,
-            sync: Some(sync(false)),
+            sync: Some(quorum::setting(quorum.as_ref().map(|(config, _)| config), false)),
             system_identifier: self.system,
         };
         if matches!(self.server.life(), Life::Dead { .. }) {
@@ -302,9 +286,39 @@ impl Hand {
         Ok(())
     }
 
-    async fn open_primary(&self, term: LeaseTerm) -> Done {
+    /// A standby whose commits will wait for others: no session may commit before that is surely in force, so all of them
+    /// end, and new ones are shut out.
+    async fn shut_out(&self) -> Result<(), Trouble> {
+        let Some(postmaster) = self.server.running() else { return Ok(()) };
+        match pg::position(&self.server.instance, self.deadline).await {
+            Ok(_) => {}
+            Err(StandbyError::NotInRecovery) => return Ok(()),
+            Err(error) => return Err(unknown(error)),
+        }
+        match pg::set_clients(&self.server.instance, Clients::ShutOut, self.deadline).await {
+            Ok(()) => {
+                self.server.set_clients(Clients::ShutOut);
+                let ended = pg::end_clients(&self.server.instance, self.deadline).await.map_err(unknown)?;
+                tracing::info!(ended, "clients are shut out until the commit quorum is in force");
+            }
+            // Started by somebody else: only a start of our own has the gate. What it received stays.
+            Err(HbaError::OtherFile { .. }) => {
+                self.stop_for_rejoin(&postmaster).await?;
+                self.start(StartAs::Standby(StandbyUpstream::Nobody)).await?;
+            }
+            Err(error) => return Err(unknown(error)),
+        }
+        Ok(())
+    }
+
+    async fn open_primary(&self, term: LeaseTerm, quorum: Option<QuorumConfig>) -> Done {
         let (server, instance, deadline) = (&self.server, &self.server.instance, self.deadline);
         self.must_hold(term).await?;
+        let counts = quorum.as_ref().is_some_and(|config| config.k > 0);
+        server.begins_with(quorum);
+        if counts {
+            self.shut_out().await?;
+        }
         if server.running().is_none() {
             let started = self.start(StartAs::Primary).await?;
             if started.in_recovery {
@@ -314,8 +328,9 @@ impl Hand {
             }
         }
         let gated = server.gate() != CommitGate::Open;
-        let ungate = sync(false);
-        let promoted = pg::promote(instance, gated.then_some(&ungate), deadline).await;
+        let config = server.quorum().map(|(config, _)| config);
+        let wanted = quorum::setting(config.as_ref(), counts);
+        let promoted = pg::promote(instance, (gated || config.is_some()).then_some(&wanted), deadline).await;
         let promoted = promoted.map_err(|error| match error {
             PromoteError::NotTaken => failed(error),
             PromoteError::Sql(_) | PromoteError::StillInRecovery => unknown(error),
@@ -342,8 +357,12 @@ impl Hand {
                 EpochError::Sql(_) => unknown(error),
             },
         )?;
-        if gated && !promoted.was_standby {
-            set_gate(server, false, deadline).await.map_err(unknown)?;
+        if config.is_some() {
+            // The gate first, then the quorum: each is seen in force before a client is let in.
+            quorum::change(server, deadline).await.map_err(unknown)?;
+            server.set_gate(CommitGate::Open);
+        } else if gated && !promoted.was_standby {
+            quorum::set_gate(server, false, deadline).await.map_err(unknown)?;
         } else if gated {
             server.set_gate(CommitGate::Open);
         }
@@ -370,6 +389,7 @@ impl Hand {
 
     async fn try_to_follow(&self, rejoin: &Rejoin) -> Done {
         let instance = &self.server.instance;
+        // The one name by which a commit quorum of that epoch would list it.
         let name = format!("{}_{}_e{}", instance.settings().name, self.data, rejoin.epoch);
         let source = Upstream::new(rejoin.address, name).map_err(failed)?;
         if let Some(postmaster) = self.server.running() {

@@ -17,6 +17,7 @@ mod files;
 mod hands;
 mod keeper;
 mod priority;
+mod quorum;
 mod server;
 mod service;
 mod settings;

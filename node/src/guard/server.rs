@@ -11,6 +11,7 @@ use mesh_adapters::postgres::{Clients, Control, DirectControl, Instance, Launch,
 use mesh_adapters::process::{Signal, SpawnError};
 use mesh_failover::guard::CommitGate;
 use mesh_proto::Millis;
+use mesh_proto::quorum::{QuorumConfig, QuorumStage};
 use tokio::sync::Notify;
 
 /// A fork takes a few milliseconds; a fence waits this long for one that is under way, well within the shortest F.
@@ -39,6 +40,7 @@ struct Inner {
     ticket: u64,
     launching: usize,
     gate: CommitGate,
+    quorum: Option<(QuorumConfig, QuorumStage)>,
     clients: Option<Clients>,
     downgraded: Vec<String>,
 }
@@ -80,6 +82,7 @@ impl Server {
                 ticket: 0,
                 launching: 0,
                 gate: CommitGate::Open,
+                quorum: None,
                 clients: None,
                 downgraded,
             }),
@@ -189,6 +192,38 @@ impl Server {
 
     pub(super) fn set_gate(&self, gate: CommitGate) {
         self.inner().gate = gate;
+        self.look.notify_one();
+    }
+
+    /// The commit quorum that the server shall have, and how far it has come.
+    pub(super) fn quorum(&self) -> Option<(QuorumConfig, QuorumStage)> {
+        self.inner().quorum.clone()
+    }
+
+    /// The server shall have this quorum; `false`: it has a newer one already.
+    pub(super) fn shall_have(&self, config: QuorumConfig) -> bool {
+        let mut inner = self.inner();
+        match &inner.quorum {
+            Some((known, _)) if known.version > config.version => return false,
+            Some((known, _)) if known.version == config.version => {}
+            Some(_) | None => inner.quorum = Some((config, QuorumStage::Set)),
+        }
+        drop(inner);
+        self.look.notify_one();
+        true
+    }
+
+    /// The server is about to be opened with this quorum, or with none: whatever was known of an earlier life is void.
+    pub(super) fn begins_with(&self, config: Option<QuorumConfig>) {
+        self.inner().quorum = config.map(|config| (config, QuorumStage::Set));
+    }
+
+    /// How far the quorum of this version has come, if it still is the one.
+    pub(super) fn quorum_is(&self, version: u64, stage: QuorumStage) {
+        if let Some((_, known)) = self.inner().quorum.as_mut().filter(|(config, _)| config.version == version)
+        {
+            *known = stage;
+        }
         self.look.notify_one();
     }
 

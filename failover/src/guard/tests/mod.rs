@@ -65,6 +65,8 @@ struct Rig {
     leash: Leash,
     job: Option<(u64, Task)>,
     gated: bool,
+    /// The versions of the commit quorum that it was told to set.
+    quorums: Vec<u64>,
     answers: BTreeMap<u64, Outcome>,
     asked: Vec<RenewRequest>,
     next_order: u64,
@@ -82,6 +84,7 @@ impl Rig {
             timing: policy::profile(Profile::Lan),
             pause: None,
             system_id: None,
+            quorum: None,
         };
         let facts = LocalFacts {
             process,
@@ -90,6 +93,7 @@ impl Rig {
             receiving: None,
             write_probe: WriteProbe::NotApplicable,
             commit_gate: CommitGate::Open,
+            quorum: None,
             downgraded: Vec::new(),
             trouble: None,
         };
@@ -105,6 +109,7 @@ impl Rig {
             leash: Leash::Off,
             job: None,
             gated: false,
+            quorums: Vec::new(),
             answers: BTreeMap::new(),
             asked: Vec::new(),
             next_order: 1,
@@ -127,8 +132,12 @@ impl Rig {
     /// A standby of a founded group whose primary is another.
     fn standby() -> Self {
         let mut rig = Self::new(ProcessState::Standby);
-        rig.facts.receiving =
-            Some(Receiving { streaming: true, from: Some("10.0.0.2:5432".to_owned()), advanced: Millis(10) });
+        rig.facts.receiving = Some(Receiving {
+            streaming: true,
+            from: Some("10.0.0.2:5432".to_owned()),
+            advanced: Millis(10),
+            name: None,
+        });
         rig.view.applied += 1;
         rig.view.epoch = Epoch(1);
         rig.view.system_id = Some(SYSTEM);
@@ -189,6 +198,7 @@ impl Rig {
     fn act(&mut self, action: Action) {
         match action {
             Action::Leash(leash) => self.leash = leash,
+            Action::SetQuorum(config) => self.quorums.push(config.version),
             Action::Persist(state) if self.disk_works => {
                 let bytes = encode(Kind::GuardState, &*state).unwrap();
                 self.disk = Some(decode(Kind::GuardState, &bytes).unwrap());
