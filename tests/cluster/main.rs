@@ -13,3 +13,4 @@ mod refusals;
 mod routes;
 mod services;
 mod support;
+mod zero_loss;

@@ -129,7 +129,8 @@ impl Guard {
             ProcessState::Starting | ProcessState::Unresponsive | ProcessState::Unknown => return,
         };
         let stopped_in_pause = self.process() == ProcessState::Stopped && self.holder.pause().is_some();
-        let named = self.view_names_me();
+        let granted = self.view.as_ref().and_then(|view| view.own_lease.as_ref());
+        let named = self.view_names_me() && granted.is_some_and(|record| record.term == held.term);
         match self.opened.as_mut() {
             // Acquired anew in place, in the same epoch: nothing to write.
             Some(opened) if runs && opened.term.epoch == held.term.epoch => opened.term = held.term,

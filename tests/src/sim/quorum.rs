@@ -244,6 +244,10 @@ impl World {
     /// A standby is set back to what it was some time ago (a restored snapshot, say); its guard knows that it is another
     /// life of the data.
     pub(super) fn restore_standby(&mut self, lasts: u64) {
+        // What was frozen to be compared stays as it is: losing that as well is a second fault, and a person's matter.
+        if self.group().takeover.is_some() {
+            return;
+        }
         let primary = self.group().primary.as_ref().and_then(|p| self.setup.instance(&p.instance));
         let others: Vec<usize> = (0..self.servers.len())
             .filter(|at| Some(*at) != primary && self.servers[*at].processes == Processes::Standby)

@@ -4,6 +4,7 @@
 mod leases;
 mod orders;
 mod property;
+mod quorum;
 
 use std::collections::BTreeMap;
 
