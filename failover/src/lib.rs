@@ -3,8 +3,8 @@
 //! It never waits, reads a clock, draws a random number, does IO or depends on the order of a hash map: the real agent
 //! and the simulator drive the same code. Reading order: [`policy`] (timing and its relations), [`lease`] (who may
 //! accept writes, until when), [`guard`] (what keeps an instance inside its lease), [`state`] (the replicated state and
-//! its single door), [`verdict`] (what the evidence says), [`run`] (phases of a run), [`errands`] (its services and hooks), [`coordinator`] (what the leader
-//! does next).
+//! its single door), [`verdict`] (what the evidence says), [`run`] (phases of a run), [`errands`] (its services and hooks), [`quorum`] (what frozen standbys must
+//! hold), [`coordinator`] (what the leader does next).
 
 pub mod coordinator;
 pub mod errands;
@@ -14,6 +14,7 @@ pub mod moment;
 pub mod mutants;
 pub mod plan;
 pub mod policy;
+pub mod quorum;
 pub mod run;
 pub mod state;
 pub mod verdict;

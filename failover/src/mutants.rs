@@ -20,6 +20,12 @@ pub enum Mutant {
     NoFenceBudget,
     /// Treat silent observers as witnesses of a loss.
     BlindIsWitness,
+    /// Take older commit quorums out of the log before a marker was acknowledged under the newest.
+    RetiredBeforeMarker,
+    /// Promote without regard to whether the frozen standbys must hold every acknowledged write.
+    NoIntersection,
+    /// Take a standby for the one listed under its name, whatever became of its data.
+    IdentityWithoutData,
     /// Begin services and hooks without regard to what comes first.
     ErrandsUnordered,
 }

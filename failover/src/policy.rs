@@ -105,13 +105,7 @@ pub fn check(spec: &GroupSpec, members: &[MemberRecord]) -> Vec<Finding> {
     findings.extend(check_routes(spec, members));
     findings.extend(crate::errands::check(spec, members));
     findings.extend(check_engine(spec));
-    if spec.durability == Durability::ZeroLoss {
-        findings.push(Finding::new(
-            "durability",
-            "\"zero-loss\" is not supported in this version, and is refused rather than half kept",
-            "use \"bounded\", and set max_lag_bytes to the loss you can accept",
-        ));
-    }
+    findings.extend(crate::quorum::check(spec));
     for observer in &spec.observers {
         if !members.iter().any(|m| m.agent == *observer) {
             findings.push(unknown_agent("observers", observer.as_str(), members));

@@ -5,7 +5,7 @@
 
 use mesh_failover::Moment;
 use mesh_failover::plan::candidates::primary_position;
-use mesh_failover::plan::{Wish, assess, make};
+use mesh_failover::plan::{Waived, Wish, assess, make};
 use mesh_failover::state::{Group, MeshState};
 use mesh_failover::verdict::observations::Observations;
 use mesh_proto::command::{Applied, Command, Entry, MemberRecord};
@@ -35,6 +35,8 @@ fn founded() -> MeshState {
         profile: Profile::Lan,
         timing: None,
         durability: Durability::Bounded,
+        quorum_size: 1,
+        quorum_drop_after_seconds: 30,
         max_lag_bytes: MAX_LAG,
         automatic: true,
         hold_down_seconds: 600,
@@ -91,6 +93,7 @@ fn status(name: &str, seq: u64, process: ProcessState, have: Option<u64>) -> Gua
         write_probe: WriteProbe::NotApplicable,
         position: have.map(|have| Position { timeline: 1, have: Lsn(have), replayed: Lsn(have) }),
         receiving: None,
+        quorum: None,
         frozen: None,
         receipt: None,
         busy: None,
@@ -102,7 +105,7 @@ fn status(name: &str, seq: u64, process: ProcessState, have: Option<u64>) -> Gua
 }
 
 fn rejection(group: &Group, heard: &Observations, accept_lag: bool) -> Option<String> {
-    assess(Moment(200), group, heard, accept_lag)[0].rejected.clone()
+    assess(Moment(200), group, heard, Waived { lag: accept_lag, loss: false })[0].rejected.clone()
 }
 
 /// A guard whose primary is dead says no position. Found by the simulator: a standby that had been away was promoted past

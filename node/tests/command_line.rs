@@ -134,6 +134,7 @@ fn run(entered: usize, last: Option<Phase>) -> Run {
             actor: Actor::Operator("ada".into()),
             reason: "drill".into(),
             accept_lag: false,
+            accept_loss: false,
             lost_for: None,
             errands: Vec::new(),
         },
@@ -147,6 +148,7 @@ fn run(entered: usize, last: Option<Phase>) -> Run {
             guard: GuardIncarnation("g".into()),
             term: LeaseTerm { epoch: Epoch(2), lease_no: LeaseNo(1) },
             position: Position { timeline: 1, have: Lsn(1), replayed: Lsn(1) },
+            durability: None,
             proof: Proof::Expired(Expiry {
                 term: TERM,
                 pledges: Vec::new(),

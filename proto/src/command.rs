@@ -1,11 +1,14 @@
 //! Log entries. A command is a proposal: `MeshState::apply` in the pure core decides, on every agent alike, whether it
 //! takes effect. Most are compare-and-sets; a refused one changes nothing.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::effect::{Effect, Outcome};
 use crate::evidence::Position;
 use crate::lease::{LeaseTerm, Proof};
+use crate::quorum::{DurabilityProof, QuorumMember};
 use crate::run::{Actor, Plan, Signal, StuckCause};
 use crate::spec::GroupSpec;
 use crate::{
@@ -162,6 +165,12 @@ pub enum Command {
         position: Position,
         /// Why the old primary cannot acknowledge writes any more.
         proof: Proof,
+        /// Why no acknowledged write is lost; needed in a zero-loss group.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        durability: Option<DurabilityProof>,
+        /// Whose flush the new primary's acknowledgements need, in a zero-loss group.
+        #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+        standbys: BTreeSet<QuorumMember>,
     },
     /// An instance or a route that is not as it should be is mended outside a run: the intent.
     RepairStarted {
@@ -216,9 +225,39 @@ pub enum Command {
         run: RunId,
         /// Where the new primary may stand from here on; `None`: anywhere.
         site: Option<SiteName>,
+        /// In a zero-loss group: acknowledged writes may be lost.
+        #[serde(default, skip_serializing_if = "is_false")]
+        accept_loss: bool,
         /// Why.
         reason: String,
     },
+    /// The primary shall acknowledge by another commit quorum: from here on the old one or this one may be in force.
+    QuorumChanged {
+        /// The group.
+        group: GroupName,
+        /// The newest version so far: a compare-and-set; 0 for the first.
+        replaces: u64,
+        /// The epoch whose primary it is for.
+        epoch: Epoch,
+        /// How many must have flushed; 0: commits wait for nobody.
+        k: u32,
+        /// Which standbys count.
+        standbys: BTreeSet<QuorumMember>,
+        /// Why.
+        reason: String,
+    },
+    /// A marker commit was acknowledged under the newest configuration: every older one is over.
+    QuorumConfirmed {
+        /// The group.
+        group: GroupName,
+        /// Its version: a compare-and-set.
+        version: u64,
+    },
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks with a reference
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// Why a pause may end.

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::lease::{LeaseTerm, Receipt};
+use crate::quorum::QuorumStanding;
 use crate::{
     AgentName, DataIncarnation, Epoch, Generation, GroupName, GuardIncarnation, InstanceName, Lsn, Millis,
     RouteName,
@@ -47,6 +48,9 @@ pub struct GuardStatus {
     pub position: Option<Position>,
     /// Replication from a primary; only on a standby.
     pub receiving: Option<Receiving>,
+    /// The commit quorum that the primary works by; only where the log names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quorum: Option<QuorumStanding>,
     /// The freeze in force, if any.
     pub frozen: Option<Generation>,
     /// The receipt for the newest fenced lease, until the instance opens again.
@@ -170,6 +174,9 @@ pub struct Receiving {
     pub from: Option<String>,
     /// Since the position last advanced.
     pub advanced: Millis,
+    /// The `application_name` it is configured to stream under.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
 
 /// One observer's report to the leader.

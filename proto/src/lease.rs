@@ -118,6 +118,9 @@ pub struct GroupView {
     /// PostgreSQL's system identifier of the founded group; a guard whose server has another one refuses everything.
     #[serde(default)]
     pub system_id: Option<u64>,
+    /// The commit quorum that the primary shall work by; `None` where the group never had one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quorum: Option<crate::quorum::QuorumConfig>,
     /// Timing in force.
     pub timing: crate::spec::Timing,
     /// The pause in force, if any.

@@ -18,6 +18,7 @@ pub mod live;
 pub mod lsn;
 pub mod numbers;
 pub mod operator;
+pub mod quorum;
 pub mod run;
 pub mod spec;
 

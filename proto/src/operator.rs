@@ -143,6 +143,9 @@ pub struct FailoverAsk {
     pub graceful_only: bool,
     /// Waive verdict, hold-down and lag; never the pledge or the wait. Needs a reason.
     pub force: bool,
+    /// In a zero-loss group: acknowledged writes may be lost. Needs a reason.
+    #[serde(default)]
+    pub accept_loss: bool,
     /// Only show the plan.
     pub dry_run: bool,
     /// Why, for the audit.
@@ -301,6 +304,9 @@ pub struct GroupStatus {
     pub automatic: bool,
     /// Why nothing would be done automatically right now.
     pub blocked: Option<String>,
+    /// In a zero-loss group: what commits wait for, or why nothing is promised yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quorum: Option<QuorumView>,
     /// The instances.
     pub instances: Vec<InstanceStatus>,
     /// The routes.
@@ -311,6 +317,15 @@ pub struct GroupStatus {
     pub pause: Option<(String, Millis)>,
     /// How many observers reported freshly, of how many.
     pub observers: (u32, u32),
+}
+
+/// What commits of a zero-loss group wait for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuorumView {
+    /// In words.
+    pub waits_for: String,
+    /// Why an acknowledged write could be lost, or none is acknowledged, for now.
+    pub not_yet: Option<String>,
 }
 
 /// An instance as status shows it.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::effect::{Effect, Outcome};
 use crate::evidence::Position;
 use crate::lease::{LeaseTerm, Proof};
+use crate::quorum::DurabilityProof;
 use crate::spec::Errand;
 use crate::{DataIncarnation, Epoch, GroupName, GuardIncarnation, InstanceName, RunId, SiteName, Wall};
 
@@ -72,6 +73,9 @@ pub struct Plan {
     pub reason: String,
     /// The operator waived the lag limit.
     pub accept_lag: bool,
+    /// The operator accepted that acknowledged writes may be lost, in a zero-loss group.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub accept_loss: bool,
     /// How long the primary had been lost when the run was planned, by the leader's evidence; for people.
     #[serde(default)]
     pub lost_for: Option<crate::Millis>,
@@ -338,4 +342,12 @@ pub struct Promotion {
     pub position: Position,
     /// Why the old primary cannot acknowledge writes any more.
     pub proof: Proof,
+    /// Why no acknowledged write is lost, in a zero-loss group.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub durability: Option<DurabilityProof>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks with a reference
+const fn is_false(value: &bool) -> bool {
+    !*value
 }

@@ -14,3 +14,4 @@ mod refusals;
 mod routes;
 mod services;
 mod support;
+mod zero_loss;

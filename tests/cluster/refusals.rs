@@ -157,7 +157,7 @@ async fn a_bad_spec_changes_nothing() {
     for (lines, words) in [
         ("colour = \"blue\"", &["colour"][..]),
         ("site_preference = [\"atlantis\"]", &["atlantis", "site_preference"][..]),
-        ("durability = \"zero-loss\"", &["zero-loss", "not supported"][..]),
+        ("durability = \"zero-loss\"\nquorum_size = 2", &["quorum_size", "the group has 1"][..]),
         ("timing = { lease_ms = 300 }", &["lease_ms"][..]),
     ] {
         let refused = apply(&mut cluster, lines).await.unwrap_err();

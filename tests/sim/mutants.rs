@@ -6,7 +6,7 @@ use mesh_tests::sim::{Options, run};
 
 /// The rule, and where to look: the seeds `from .. from + SEEDS`. Searched from seed 0, the first that shows it is the
 /// last of them or just before; a search from 0 would take minutes for the rare ones.
-const TABLE: [(&str, u64); 14] = [
+const TABLE: [(&str, u64); 20] = [
     ("promote-without-waiting", 10),
     ("minority-pledges", 38),
     ("no-fence-budget", 14),
@@ -21,6 +21,12 @@ const TABLE: [(&str, u64); 14] = [
     ("receipt-before-fence", 12),
     ("errands-unordered", 0),
     ("errands-forgotten", 0),
+    ("quorum-retired-before-marker", 0),
+    ("quorum-no-intersection", 0),
+    ("quorum-identity-without-data", 0),
+    ("quorum-after-promotion", 0),
+    ("quorum-applied-is-in-force", 0),
+    ("quorum-freeze-not-final", 0),
 ];
 
 /// Within how many seeds.
@@ -29,7 +35,11 @@ const SEEDS: u64 = 5;
 fn caught(name: &str) {
     let (_, mutation) = Mutation::ALL.into_iter().find(|(known, _)| *known == name).unwrap();
     let (_, from) = TABLE.into_iter().find(|(known, _)| *known == name).unwrap();
-    let options = Options { errands: name.starts_with("errands-"), ..Options::default() };
+    let options = Options {
+        errands: name.starts_with("errands-"),
+        zero_loss: name.starts_with("quorum-"),
+        ..Options::default()
+    };
     let broken = Options { mutation: Some(mutation), ..options };
     let found = (from..from + SEEDS).find_map(|seed| run(seed, broken).err());
     let Some(failure) = found else {
@@ -119,4 +129,29 @@ fn services_begun_without_their_order_are_caught() {
 #[test]
 fn a_hook_forgotten_by_a_restarted_agent_is_caught() {
     caught("errands-forgotten");
+}
+
+#[test]
+fn quorums_retired_before_their_marker_are_caught() {
+    caught("quorum-retired-before-marker");
+}
+#[test]
+fn a_promotion_without_intersection_is_caught() {
+    caught("quorum-no-intersection");
+}
+#[test]
+fn a_standby_counted_in_another_life_of_its_data_is_caught() {
+    caught("quorum-identity-without-data");
+}
+#[test]
+fn a_quorum_set_after_the_promotion_is_caught() {
+    caught("quorum-after-promotion");
+}
+#[test]
+fn a_quorum_written_but_not_in_force_is_caught() {
+    caught("quorum-applied-is-in-force");
+}
+#[test]
+fn a_freeze_that_is_not_final_is_caught() {
+    caught("quorum-freeze-not-final");
 }

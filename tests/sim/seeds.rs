@@ -74,6 +74,40 @@ fn services_and_hooks_keep_every_promise_in_seeds_1() {
     chunk_with_errands(1);
 }
 
+/// The same in a zero-loss group: commits wait for standbys, whose streams stall and whose data is set back.
+fn chunk_zero_loss(nth: u64) {
+    let options = Options { zero_loss: true, ..Options::default() };
+    let mut sum = Summary::default();
+    for seed in nth * CHUNK..(nth + 1) * CHUNK {
+        match run(seed, options) {
+            Ok(one) => {
+                sum.promotions += one.promotions;
+                sum.acknowledged += one.acknowledged;
+            }
+            Err(failure) => panic!("{failure}"),
+        }
+    }
+    assert!(sum.promotions >= CHUNK, "only {} promotions in {CHUNK} seeds", sum.promotions);
+    assert!(sum.acknowledged >= CHUNK * 100, "only {} acknowledged writes", sum.acknowledged);
+}
+
+#[test]
+fn a_zero_loss_group_keeps_every_promise_in_seeds_0() {
+    chunk_zero_loss(0);
+}
+#[test]
+fn a_zero_loss_group_keeps_every_promise_in_seeds_1() {
+    chunk_zero_loss(1);
+}
+#[test]
+fn a_zero_loss_group_keeps_every_promise_in_seeds_2() {
+    chunk_zero_loss(2);
+}
+#[test]
+fn a_zero_loss_group_keeps_every_promise_in_seeds_3() {
+    chunk_zero_loss(3);
+}
+
 #[test]
 fn a_seed_is_the_same_run_for_ever() {
     let one = run(7, Options::default()).map(|sum| format!("{sum:?}")).map_err(|why| why.to_string());

@@ -1,20 +1,25 @@
 //! The fencing phase: a proof that the old primary cannot acknowledge any more, and a candidate whose position is final.
 //! Both are gathered at the same time; the promotion is committed as soon as both are there.
 
+use std::collections::BTreeSet;
+
 use mesh_proto::command::Command;
 use mesh_proto::effect::{Effect, Finding, Outcome, Refusal};
 use mesh_proto::evidence::{GuardStatus, ProcessState};
 use mesh_proto::lease::{Expiry, Proof, Receipt};
+use mesh_proto::quorum::{DurabilityProof, QuorumMember};
 use mesh_proto::run::{Run, RunKind, Signal, StuckCause};
 use mesh_proto::{Lsn, Millis};
 
 use super::decide::Step;
+use super::durability::{choose, handed_over, next_standbys};
 use super::phases::{signal, stuck};
 use super::steps::{Standing, find, finding};
 use super::{Context, Driver};
 use crate::mutants::Mutant;
 use crate::plan::candidates::{best, primary_position};
-use crate::plan::{Candidate, assess};
+use crate::plan::{Candidate, assess, waived};
+use crate::quorum;
 use crate::state::{Group, MeshState};
 
 impl Driver {
@@ -108,7 +113,15 @@ impl Driver {
             Standing::Failed(why) => Step::Go(vec![signal(group, run, Signal::PrimaryReturned, &why)]),
             Standing::Done => match (finding(run, &wanted[0]).and_then(|f| candidate(target, f)), receipt) {
                 (Some(chosen), Some(receipt)) => {
-                    Step::Go(vec![promotion(group, run, &chosen, Proof::Receipt(receipt))])
+                    let next = next_standbys(context, group, run, &[], &chosen, true);
+                    let durability = handed_over(group, at);
+                    Step::Go(vec![promotion(
+                        group,
+                        run,
+                        &chosen,
+                        Proof::Receipt(receipt),
+                        (durability, next),
+                    )])
                 }
                 (None, _) | (_, None) => {
                     let why = format!("{target} confirmed without saying where it stands");
@@ -144,7 +157,7 @@ impl Driver {
             return Step::Rest;
         }
         let reference = primary_position(group, context.heard);
-        let asked: Vec<_> = frozen
+        let standing: Vec<Candidate> = frozen
             .into_iter()
             // A lease for a life of guard or data that is over could never be acquired.
             .filter(|c| {
@@ -152,24 +165,36 @@ impl Driver {
                     heard.said.guard == c.guard && heard.said.data.as_ref().is_none_or(|data| *data == c.data)
                 })
             })
+            .collect();
+        let asked: Vec<_> = standing
+            .iter()
             .filter(|c| {
                 run.plan
                     .site
                     .as_ref()
                     .is_none_or(|s| group.instance(&c.instance).is_some_and(|i| i.site == *s))
             })
+            .cloned()
             .collect();
-        let timeline = reference.map(|p| p.timeline);
-        let (chosen, rejected) =
-            best(group, &asked, timeline, reference.map(|p| p.have), run.plan.accept_lag);
-        let Some(chosen) = chosen else { return self.nobody(context, group, run, &rejected) };
+        let (chosen, rejected) = if quorum::asked(group) {
+            choose(context, group, run, &standing, &asked)
+        } else {
+            let timeline = reference.map(|p| p.timeline);
+            let (chosen, rejected) =
+                best(group, &asked, timeline, reference.map(|p| p.have), run.plan.accept_lag);
+            (chosen.map(|chosen| (chosen, None)), rejected)
+        };
+        let Some((chosen, durability)) = chosen else { return self.nobody(context, group, run, &rejected) };
         let proof = if context.mutants.has(Mutant::PromoteWithoutWaiting) {
             Some(forged(state, run))
         } else {
             self.proof(context, group, run)
         };
         match proof {
-            Some(proof) => Step::Go(vec![promotion(group, run, chosen, proof)]),
+            Some(proof) => {
+                let next = next_standbys(context, group, run, &standing, chosen, false);
+                Step::Go(vec![promotion(group, run, chosen, proof, (durability, next))])
+            }
             None => Step::Rest,
         }
     }
@@ -179,6 +204,7 @@ impl Driver {
         let fresh = group.timing.fresh;
         let mut wanted = Vec::new();
         // Starting a stopped server takes longer than comparing running ones: only where nobody runs.
+        let zero_loss = quorum::asked(group);
         let running = group.spec.instances.iter().any(|spec| {
             spec.name != run.ending_instance
                 && context
@@ -186,7 +212,10 @@ impl Driver {
                     .fresh_guard(context.now, &group.spec.group, &spec.name, fresh)
                     .is_some_and(|s| s.process == ProcessState::Standby)
         });
-        for spec in group.spec.instances.iter().filter(|i| i.name != run.ending_instance && i.priority > 0) {
+        let running = running && (!zero_loss || self.running_cover(context, group, run));
+        let others = group.spec.instances.iter().filter(|i| i.name != run.ending_instance);
+        // One that is never promoted may still hold, and so vouch for, what was acknowledged.
+        for spec in others.filter(|i| i.priority > 0 || zero_loss) {
             let status = context.heard.fresh_guard(context.now, &group.spec.group, &spec.name, fresh);
             if context.mutants.has(Mutant::NoFreeze) {
                 // Looked at, but not cut off.
@@ -217,7 +246,7 @@ impl Driver {
         }
         let mut why: Vec<_> = rejected.iter().map(|(name, why)| format!("{name} {why}")).collect();
         if why.is_empty() {
-            let standings = assess(context.now, group, context.heard, run.plan.accept_lag);
+            let standings = assess(context.now, group, context.heard, waived(&run.plan));
             why = standings
                 .into_iter()
                 .map(|s| {
@@ -290,7 +319,13 @@ fn candidate(instance: &mesh_proto::InstanceName, finding: &Finding) -> Option<C
     }
 }
 
-fn promotion(group: &Group, run: &Run, chosen: &Candidate, proof: Proof) -> Command {
+fn promotion(
+    group: &Group,
+    run: &Run,
+    chosen: &Candidate,
+    proof: Proof,
+    (durability, standbys): (Option<DurabilityProof>, BTreeSet<QuorumMember>),
+) -> Command {
     Command::PromotionCommitted {
         group: group.spec.group.clone(),
         run: run.id,
@@ -301,6 +336,8 @@ fn promotion(group: &Group, run: &Run, chosen: &Candidate, proof: Proof) -> Comm
         freeze: group.generation,
         position: chosen.position,
         proof,
+        durability,
+        standbys,
     }
 }
 

@@ -67,6 +67,7 @@ impl Driver {
             actor: Actor::Mesh,
             reason: judgement.summary.clone(),
             accept_lag: false,
+            accept_loss: false,
             lost_for: self.healthy.map(|at| context.now.since(at)),
         };
         let plan = plan::make(context.now, group, context.heard, &wish)?;
@@ -163,7 +164,7 @@ impl Driver {
         if judgement.verdict == Verdict::Down {
             blocked = group.blocked().or_else(|| context.heard.rival(&group.spec.group));
             if blocked.is_none() {
-                let standings = plan::assess(context.now, group, context.heard, false);
+                let standings = plan::assess(context.now, group, context.heard, context.waived(false, false));
                 if standings.iter().all(|s| s.rejected.is_some()) {
                     judgement.verdict = Verdict::DownNoCandidate;
                     let why: Vec<_> = standings

@@ -11,10 +11,12 @@
 
 mod decide;
 mod dispatch;
+mod durability;
 mod errands;
 mod fencing;
 mod idle;
 mod phases;
+mod quorum;
 mod repair;
 mod steps;
 
@@ -146,6 +148,10 @@ struct Driver {
     backoff: BTreeMap<String, Backoff>,
     /// Services and hooks under way.
     errands: BTreeMap<StepRef, errands::Begun>,
+    /// The newest commit quorum, and since when this leader waits for its marker.
+    quorum_open: Option<(u64, Moment)>,
+    /// Standbys of the quorum that do not stream, and since when.
+    absent: BTreeMap<mesh_proto::quorum::QuorumMember, Moment>,
     /// When this leader saw the hold-down first.
     hold_down: Option<(RunId, Moment)>,
     /// When this leader applied the pause.

@@ -182,7 +182,7 @@ impl Driver {
     /// The judgement on the primary, with the threshold that the best candidate's site calls for.
     pub(super) fn judgement(&self, context: &Context<'_>, state: &MeshState, group: &Group) -> Judgement {
         let home = group.primary.as_ref().and_then(|p| group.instance(&p.instance)).map(|i| &i.site);
-        let standings = assess(context.now, group, context.heard, false);
+        let standings = assess(context.now, group, context.heard, context.waived(false, false));
         let best = standings.iter().find(|s| s.rejected.is_none());
         let leaving = best.is_none_or(|s| Some(&s.site) != home);
         verdict::judge_without(context.mutants, context.now, state, group, context.heard, leaving)
@@ -387,11 +387,18 @@ impl Driver {
                             .fresh_guard(context.now, &group.spec.group, instance, group.timing.fresh)
                             .is_some_and(super::fencing::startable)
                 };
-                let somebody =
-                    assess(context.now, group, context.heard, run.plan.accept_lag).into_iter().any(|s| {
-                        (s.rejected.is_none() || startable(&s.instance))
-                            && run.plan.site.as_ref().is_none_or(|site| *site == s.site)
-                    });
+                let waived = context.waived(run.plan.accept_lag, run.plan.accept_loss);
+                // Another takeover would end as this one did while nobody can be shown to have everything.
+                if crate::quorum::asked(group)
+                    && !waived.loss
+                    && crate::plan::candidates::uncovered(context.now, group, context.heard).is_some()
+                {
+                    return Step::Rest;
+                }
+                let somebody = assess(context.now, group, context.heard, waived).into_iter().any(|s| {
+                    (s.rejected.is_none() || startable(&s.instance))
+                        && run.plan.site.as_ref().is_none_or(|site| *site == s.site)
+                });
                 if somebody && run.takeovers < TAKEOVERS_MAX {
                     return Step::Go(vec![signal(
                         group,

@@ -5,12 +5,15 @@
 use mesh_proto::command::Command;
 use mesh_proto::effect::{Effect, Target};
 use mesh_proto::evidence::{GuardStatus, ProcessState};
+use mesh_proto::quorum::QuorumMember;
 use mesh_proto::spec::RouteSpec;
 use mesh_proto::{InstanceName, Millis};
 
 use super::decide::Step;
+use super::quorum::named;
 use super::{Backoff, Context, Driver};
 use crate::plan::holds;
+use crate::quorum;
 use crate::state::Group;
 use crate::verdict::observations::route_sight;
 
@@ -38,6 +41,9 @@ impl Driver {
         }
         if status.process != ProcessState::Primary {
             return Step::Rest;
+        }
+        if let Some(step) = self.quorum(context, group, status) {
+            return step;
         }
         self.note_ended(context, group);
         for spec in group.spec.instances.iter().filter(|i| i.name != primary.instance) {
@@ -185,6 +191,15 @@ fn follows(group: &Group, primary: &InstanceName, status: &GuardStatus) -> bool 
         return false;
     }
     let Some(address) = group.instance(primary).map(|i| i.address.to_string()) else { return true };
+    // A standby under another name supplies no quorum, however well it streams.
+    if quorum::asked(group)
+        && let (Some(data), Some(receiving)) = (&status.data, &status.receiving)
+    {
+        let member = QuorumMember { instance: status.instance.clone(), data: data.clone() };
+        if !named(group, &member, receiving.name.as_deref()) {
+            return false;
+        }
+    }
     status
         .receiving
         .as_ref()

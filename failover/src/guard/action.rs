@@ -3,6 +3,7 @@
 use mesh_proto::effect::{Finding, Outcome, Rejoined};
 use mesh_proto::evidence::Position;
 use mesh_proto::lease::{FenceCause, LeaseTerm, Receipt, ReceiptLevel, RenewRequest};
+use mesh_proto::quorum::QuorumConfig;
 use mesh_proto::{Generation, Lsn};
 
 use super::state::{GuardState, Rejoin};
@@ -28,6 +29,9 @@ pub enum Action {
     GateCommits,
     /// Let commits go again.
     UngateCommits,
+    /// Let commits wait for this quorum: write it, see it in force, commit a marker that begins after that. Facts show how
+    /// far it has come. It ends an earlier one's marker. While commits are gated, it waits behind the gate.
+    SetQuorum(Box<QuorumConfig>),
     /// Begin a task. Whatever task ran before is ended first; its result is not wanted any more.
     Do {
         /// Number of the job, for `handle_done`.
@@ -58,6 +62,7 @@ impl Action {
             | Self::Persist(_)
             | Self::GateCommits
             | Self::UngateCommits
+            | Self::SetQuorum(_)
             | Self::Do { .. } => None,
         };
         if let Some(receipt) = receipt {
@@ -111,6 +116,8 @@ pub enum Task {
     OpenPrimary {
         /// The lease to hold.
         term: LeaseTerm,
+        /// What commits wait for, from the first one on: in force before any client is let in.
+        quorum: Option<Box<QuorumConfig>>,
     },
     /// Cut the receiver and read where the standby stands.
     Freeze {

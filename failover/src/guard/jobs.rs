@@ -135,7 +135,7 @@ impl Guard {
                 self.fence_again(now, detail);
             }
             (Task::Fence { .. }, other) => self.fence_again(now, format!("unexpected result {other:?}")),
-            (Task::OpenPrimary { term }, TaskResult::Opened { timeline, at }) => {
+            (Task::OpenPrimary { term, .. }, TaskResult::Opened { timeline, at }) => {
                 self.opened_primary(Opened { term, timeline, at });
             }
             (Task::Freeze { .. }, TaskResult::At(position)) => {

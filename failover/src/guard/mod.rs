@@ -12,6 +12,7 @@
 mod action;
 mod jobs;
 mod orders;
+mod quorum;
 mod renewal;
 mod state;
 mod status;
@@ -79,6 +80,8 @@ pub struct Guard {
     answers: Vec<(u64, u64, Outcome)>,
     leash: Option<Leash>,
     gated: Option<(bool, Moment)>,
+    /// The version of the commit quorum last told to the runtime.
+    quorum_told: Option<(u64, Moment)>,
     ask_at: Moment,
     essence: Option<Essence>,
     seq: u64,
@@ -150,6 +153,7 @@ impl Guard {
             answers: Vec::new(),
             leash: None,
             gated: None,
+            quorum_told: None,
             ask_at: now,
             essence: None,
             sent: BTreeMap::new(),
@@ -255,6 +259,7 @@ impl Guard {
         self.serve_orders(now);
         self.watch_server(now);
         self.watch_gate(now);
+        self.watch_quorum(now);
         self.write_state(now);
         self.set_leash(now);
         self.send_answers();
@@ -264,7 +269,7 @@ impl Guard {
         actions.sort_by_key(|action| match action {
             Action::Leash(_) => 0,
             Action::Do { task: Task::Fence { .. }, .. } => 1,
-            Action::GateCommits | Action::UngateCommits => 2,
+            Action::GateCommits | Action::UngateCommits | Action::SetQuorum(_) => 2,
             Action::Do { .. } => 3,
             Action::Persist(_) => 4,
             Action::Answer { .. } => 5,

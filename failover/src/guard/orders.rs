@@ -4,6 +4,7 @@ use mesh_proto::Generation;
 use mesh_proto::effect::{Effect, Finding, Order, Outcome, Refusal, Rejoined, StepRef, Target};
 use mesh_proto::evidence::ProcessState;
 use mesh_proto::lease::{FenceCause, LeaseRecord, LeaseTerm, Receipt};
+use mesh_proto::quorum::QuorumMember;
 use mesh_proto::{DataIncarnation, Lsn};
 
 use super::Guard;
@@ -454,6 +455,13 @@ impl Guard {
             .then(|| self.stands_at(position))
     }
 
+    /// Where a quorum counts standbys by name, one under another name does not follow as it should.
+    fn streams_by_name(&self, epoch: mesh_proto::Epoch, name: Option<&str>) -> bool {
+        let me = QuorumMember { instance: self.state.instance.clone(), data: self.state.data.clone() };
+        let counted = self.view.as_ref().is_some_and(|view| view.quorum.is_some());
+        !counted || name == Some(&me.application_name(epoch))
+    }
+
     fn verify_follows(&self, order: &Order, address: &str) -> Option<Outcome> {
         let (_, facts) = self.facts.as_ref()?;
         let receiving = facts.receiving.as_ref()?;
@@ -461,6 +469,7 @@ impl Guard {
         let follows = facts.process == ProcessState::Standby
             && receiving.streaming
             && receiving.from.as_deref() == Some(address)
+            && self.streams_by_name(order.epoch, receiving.name.as_deref())
             && self.state.rejoin.is_none()
             && self.state.frozen.is_none();
         // How it got there is known only to the attempt that did it.

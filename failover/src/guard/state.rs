@@ -4,6 +4,7 @@
 
 use mesh_proto::evidence::{Position, ProcessState, Receiving, WriteProbe};
 use mesh_proto::lease::{Electorate, LeaseTerm, Receipt};
+use mesh_proto::quorum::QuorumStanding;
 use mesh_proto::spec::{Engine, Timing};
 use mesh_proto::{
     DataIncarnation, Epoch, Generation, GroupName, GuardIncarnation, InstanceName, Lsn, Millis,
@@ -135,6 +136,8 @@ pub struct LocalFacts {
     pub write_probe: WriteProbe,
     /// The commit gate.
     pub commit_gate: CommitGate,
+    /// The commit quorum that was last set, and how far it has come; `None` before one was.
+    pub quorum: Option<QuorumStanding>,
     /// Why promise 1 is downgraded on this host.
     pub downgraded: Vec<String>,
     /// What is wrong and what to do, in words.

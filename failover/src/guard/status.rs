@@ -2,6 +2,7 @@
 
 use mesh_proto::evidence::{GuardStatus, ProcessState, Receiving, WriteProbe};
 use mesh_proto::lease::{LeaseTerm, Receipt};
+use mesh_proto::quorum::QuorumStanding;
 use mesh_proto::{DataIncarnation, Epoch, Generation, Millis};
 
 use super::Guard;
@@ -17,6 +18,7 @@ pub(super) struct Essence {
     commit_gated: bool,
     write_probe: std::mem::Discriminant<WriteProbe>,
     streaming: Option<(bool, Option<String>)>,
+    quorum: Option<QuorumStanding>,
     frozen: Option<Generation>,
     receipt: Option<Receipt>,
     data: Option<DataIncarnation>,
@@ -38,6 +40,7 @@ impl Guard {
             commit_gated: status.commit_gated,
             write_probe: std::mem::discriminant(&status.write_probe),
             streaming: status.receiving.map(|receiving| (receiving.streaming, receiving.from)),
+            quorum: status.quorum,
             frozen: status.frozen,
             receipt: status.receipt,
             data: status.data,
@@ -75,6 +78,7 @@ impl Guard {
             receiving: facts
                 .and_then(|facts| facts.receiving.clone())
                 .map(|receiving| Receiving { advanced: receiving.advanced.plus(age), ..receiving }),
+            quorum: facts.and_then(|facts| facts.quorum).filter(|_| self.opened.is_some()),
             frozen: self.state.frozen,
             // Only once its lease is surely never asked for again.
             receipt: self.state.receipt.clone().filter(|_| self.durable >= self.asked_at),

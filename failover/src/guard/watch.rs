@@ -129,13 +129,19 @@ impl Guard {
             ProcessState::Starting | ProcessState::Unresponsive | ProcessState::Unknown => return,
         };
         let stopped_in_pause = self.process() == ProcessState::Stopped && self.holder.pause().is_some();
+        let granted = self.view.as_ref().and_then(|view| view.own_lease.as_ref());
+        let named = self.view_names_me() && granted.is_some_and(|record| record.term == held.term);
         match self.opened.as_mut() {
             // Acquired anew in place, in the same epoch: nothing to write.
             Some(opened) if runs && opened.term.epoch == held.term.epoch => opened.term = held.term,
             Some(_) if stopped_in_pause => {}
+            // Before the log was seen that granted this lease, nobody knows what its commits shall wait for.
+            Some(_) | None if !named => {}
             Some(_) | None => {
                 self.opened = None;
-                let task = Task::OpenPrimary { term: held.term };
+                self.quorum_told = None;
+                let quorum = self.view.as_ref().and_then(|view| view.quorum.clone()).map(Box::new);
+                let task = Task::OpenPrimary { term: held.term, quorum };
                 self.begin_job(task, now.after(OPEN_BUDGET), None);
             }
         }

@@ -3,11 +3,22 @@
 
 use mesh_proto::effect::{Effect, Finding, Outcome};
 use mesh_proto::evidence::{Position, ProcessState};
+use mesh_proto::quorum::QuorumMember;
 use mesh_proto::{DataIncarnation, GuardIncarnation, InstanceName, Lsn, SiteName};
 
 use crate::Moment;
+use crate::quorum;
 use crate::state::Group;
 use crate::verdict::observations::Observations;
+
+/// The limits that an operator waived.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Waived {
+    /// The lag limit.
+    pub lag: bool,
+    /// That nothing acknowledged may be lost, in a zero-loss group.
+    pub loss: bool,
+}
 
 /// A standby before it is frozen: a candidate, or rejected with a reason.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,8 +75,11 @@ fn opened_at(group: &Group) -> Option<Position> {
 
 /// Assesses every standby of the group, best first.
 #[must_use]
-pub fn assess(now: Moment, group: &Group, heard: &Observations, accept_lag: bool) -> Vec<Standing> {
+pub fn assess(now: Moment, group: &Group, heard: &Observations, waived: Waived) -> Vec<Standing> {
     let Some(primary) = &group.primary else { return Vec::new() };
+    // In a zero-loss group it counts who must have every acknowledged write, not how far the primary was beyond that.
+    let zero_loss = quorum::asked(group);
+    let uncovered = (zero_loss && !waived.loss).then(|| uncovered(now, group, heard)).flatten();
     let reference = primary_position(group, heard);
     let mut all: Vec<(Standing, Lsn, u32, usize)> = Vec::new();
     for spec in group.spec.instances.iter().filter(|i| i.name != primary.instance) {
@@ -91,7 +105,9 @@ pub fn assess(now: Moment, group: &Group, heard: &Observations, accept_lag: bool
                 Some(format!("its guard guards {}, and the group is of {}", status.engine, group.spec.engine))
             }
             Some(status) if status.data.is_none() => Some("the life of its data is not known".to_owned()),
-            Some(_) => position_rejection(group, reference, position, lag, accept_lag),
+            Some(_) if position.is_none() => Some("its position is not known".to_owned()),
+            Some(_) if zero_loss => uncovered.clone(),
+            Some(_) => position_rejection(group, reference, position, lag, waived.lag),
         };
         let rank = site_rank(group, &spec.site);
         let have = position.map(|p| p.have).unwrap_or_default();
@@ -109,6 +125,24 @@ pub fn assess(now: Moment, group: &Group, heard: &Observations, accept_lag: bool
         key_a.cmp(&key_b)
     });
     all.into_iter().map(|(standing, ..)| standing).collect()
+}
+
+/// Why standbys that could be frozen now might lack an acknowledged write, if so. Where they stand is compared later.
+pub(crate) fn uncovered(now: Moment, group: &Group, heard: &Observations) -> Option<String> {
+    let within_reach = group.spec.instances.iter().filter_map(|spec| {
+        let status = heard.fresh_guard(now, &group.spec.group, &spec.name, group.timing.fresh)?;
+        let usable = match status.process {
+            ProcessState::Standby | ProcessState::Stopped | ProcessState::Died => true,
+            ProcessState::Primary
+            | ProcessState::Starting
+            | ProcessState::Unresponsive
+            | ProcessState::Unknown => false,
+        };
+        let former = group.primary.as_ref().is_some_and(|primary| primary.instance == spec.name);
+        let data = status.data.clone().filter(|_| usable && !former)?;
+        Some(QuorumMember { instance: spec.name.clone(), data })
+    });
+    quorum::covers(&group.quorums, &within_reach.collect()).err().map(|missing| missing.to_string())
 }
 
 fn position_rejection(

@@ -11,7 +11,7 @@ use crate::Moment;
 use crate::errands;
 use crate::state::Group;
 use crate::verdict::observations::Observations;
-pub use candidates::{Candidate, Standing, assess, best};
+pub use candidates::{Candidate, Standing, Waived, assess, best};
 
 /// What a plan is wanted for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,8 +28,24 @@ pub struct Wish {
     pub reason: String,
     /// Waive the lag limit.
     pub accept_lag: bool,
+    /// Accept that acknowledged writes may be lost, in a zero-loss group.
+    pub accept_loss: bool,
     /// How long the primary has been lost, by the leader's evidence.
     pub lost_for: Option<mesh_proto::Millis>,
+}
+
+impl Wish {
+    /// The limits that it waives.
+    #[must_use]
+    pub const fn waived(&self) -> Waived {
+        Waived { lag: self.accept_lag, loss: self.accept_loss }
+    }
+}
+
+/// The limits that a plan waives.
+#[must_use]
+pub const fn waived(plan: &Plan) -> Waived {
+    Waived { lag: plan.accept_lag, loss: plan.accept_loss }
 }
 
 /// Makes a plan from what is known now. It may have no candidate; the checker says so.
@@ -39,7 +55,10 @@ pub fn make(now: Moment, group: &Group, heard: &Observations, wish: &Wish) -> Op
     let parent = group.lease()?.term;
     let mut candidates = Vec::new();
     let mut rejected = Vec::new();
-    for standing in assess(now, group, heard, wish.accept_lag) {
+    let mut waived = wish.waived();
+    // A clean stop is its own proof; should it come to a failover, the frozen standbys are compared.
+    waived.loss |= wish.kind == RunKind::Switchover;
+    for standing in assess(now, group, heard, waived) {
         let wanted = |instance: &InstanceName, site: &SiteName| {
             wish.site.as_ref().is_none_or(|s| s == site)
                 && wish.instance.as_ref().is_none_or(|i| i == instance)
@@ -63,6 +82,7 @@ pub fn make(now: Moment, group: &Group, heard: &Observations, wish: &Wish) -> Op
         actor: wish.actor.clone(),
         reason: wish.reason.clone(),
         accept_lag: wish.accept_lag,
+        accept_loss: wish.accept_loss,
         lost_for: wish.lost_for,
     })
 }

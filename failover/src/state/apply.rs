@@ -102,6 +102,8 @@ impl MeshState {
                 freeze,
                 position,
                 proof,
+                durability,
+                standbys,
             } => {
                 let promotion = super::runs::Wanted {
                     ends: *ends,
@@ -111,6 +113,8 @@ impl MeshState {
                     freeze: *freeze,
                     position: *position,
                     proof,
+                    durability: durability.as_ref(),
+                    standbys,
                 };
                 let electorate = self.electorate.clone();
                 self.group_mut(group)?.promote(stamp, *run, promotion, &electorate)
@@ -129,9 +133,13 @@ impl MeshState {
                 self.group_mut(group)?.hold_down = None;
                 Ok(())
             }
-            Command::RunOverridden { group, run, site, reason: _ } => {
-                self.group_mut(group)?.override_run(*run, site.as_ref())
+            Command::RunOverridden { group, run, site, accept_loss, reason } => {
+                self.group_mut(group)?.override_run(*run, site.as_ref(), *accept_loss, reason)
             }
+            Command::QuorumChanged { group, replaces, epoch, k, standbys, reason: _ } => {
+                self.group_mut(group)?.change_quorum(*replaces, *epoch, *k, standbys)
+            }
+            Command::QuorumConfirmed { group, version } => self.group_mut(group)?.confirm_quorum(*version),
         }
     }
 
@@ -197,6 +205,8 @@ fn about(command: &Command, index: u64) -> (Option<GroupName>, Option<RunId>) {
         | Command::RepairEnded { group, .. }
         | Command::Paused { group, .. }
         | Command::Resumed { group, .. }
+        | Command::QuorumChanged { group, .. }
+        | Command::QuorumConfirmed { group, .. }
         | Command::Acknowledged { group } => (Some(group.clone()), None),
     }
 }

@@ -50,8 +50,26 @@ impl Group {
                 return Err("a takeover ends another lease than the current one".to_owned());
             }
         }
+        self.check_quorums()?;
         if self.pause.is_some() && self.active_run().is_some() {
             return Err("a run goes on in a paused group".to_owned());
+        }
+        Ok(())
+    }
+
+    fn check_quorums(&self) -> Result<(), String> {
+        let Some(newest) = self.quorum() else {
+            let wanted = crate::quorum::asked(self) && self.primary.is_some();
+            return if wanted { Err("a zero-loss group without a commit quorum".to_owned()) } else { Ok(()) };
+        };
+        let led = self.primary.as_ref().is_some_and(|p| {
+            newest.led_by.instance == p.instance && newest.led_by.data == p.data && newest.epoch == self.epoch
+        });
+        if !led {
+            return Err("the newest commit quorum is not the current primary's".to_owned());
+        }
+        if !self.quorums.is_sorted_by(|one, other| one.version < other.version) {
+            return Err("the commit quorums are out of order".to_owned());
         }
         Ok(())
     }

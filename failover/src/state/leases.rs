@@ -23,6 +23,7 @@ impl Group {
         self.system_id = Some(system_id);
         self.primary = Some(Primary { instance: instance.clone(), data: data.clone() });
         self.set_lease(stamp, instance, data, guard);
+        self.begin_quorums();
         Ok(())
     }
 

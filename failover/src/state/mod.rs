@@ -8,6 +8,7 @@ mod audit;
 mod invariants;
 mod leases;
 mod members;
+mod quorum;
 mod runs;
 mod specs;
 mod words;
@@ -17,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mesh_proto::command::{MemberRecord, Verdict, VerdictRecord};
 use mesh_proto::effect::{Effect, Outcome};
 use mesh_proto::lease::{Electorate, GroupView, LeaseKey, LeaseRecord, LeaseTerm, PauseView};
+use mesh_proto::quorum::QuorumConfig;
 use mesh_proto::run::Run;
 use mesh_proto::spec::{GroupSpec, InstanceSpec, Timing};
 use mesh_proto::{
@@ -86,6 +88,9 @@ pub struct Group {
     pub pause: Option<Pause>,
     /// Repairs going on, and the newest ended one of each instance or route.
     pub repairs: Vec<Repair>,
+    /// The commit quorums that may be in force at the primary, the newest last; empty where none was ever asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quorums: Vec<QuorumConfig>,
     /// Where each route was last led.
     pub routes: BTreeMap<RouteName, Led>,
 }
@@ -176,6 +181,7 @@ impl Group {
             hold_down: None,
             pause: None,
             repairs: Vec::new(),
+            quorums: Vec::new(),
             routes: BTreeMap::new(),
         }
     }
@@ -280,6 +286,7 @@ impl MeshState {
                 counted_from: p.counted_from.clone(),
             }),
             system_id: state.system_id,
+            quorum: state.quorum().cloned(),
         })
     }
 }

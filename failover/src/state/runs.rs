@@ -1,9 +1,12 @@
 //! Runs in the replicated state: opened, stepped, signalled, promoted; and repairs beside them.
 
+use std::collections::BTreeSet;
+
 use mesh_proto::command::{Refused, StepIntent};
 use mesh_proto::effect::{Effect, Finding, Outcome, Refusal, Target};
 use mesh_proto::evidence::Position;
 use mesh_proto::lease::{Electorate, LeaseKey, LeaseTerm, Proof};
+use mesh_proto::quorum::{DurabilityProof, QuorumMember};
 use mesh_proto::run::{Actor, Phase, Plan, Promotion, Run, RunKind, Signal, Step, StuckCause};
 use mesh_proto::{
     DataIncarnation, Epoch, ErrandName, Generation, GuardIncarnation, InstanceName, RunId, SiteName,
@@ -23,6 +26,8 @@ pub(super) struct Wanted<'a> {
     pub freeze: Generation,
     pub position: Position,
     pub proof: &'a Proof,
+    pub durability: Option<&'a DurabilityProof>,
+    pub standbys: &'a BTreeSet<QuorumMember>,
 }
 
 /// Routes are tried again from the beginning: what was done before need not be so any more (a proxy restarted, say).
@@ -308,7 +313,16 @@ impl Group {
 
     /// Lifts the limits of a run that found nobody within them. The plan that was committed stays in the audit, and this
     /// entry after it.
-    pub(super) fn override_run(&mut self, id: RunId, site: Option<&SiteName>) -> Result<(), Refused> {
+    pub(super) fn override_run(
+        &mut self,
+        id: RunId,
+        site: Option<&SiteName>,
+        accept_loss: bool,
+        reason: &str,
+    ) -> Result<(), Refused> {
+        if accept_loss && reason.trim().is_empty() {
+            return Err(Refused::Forbidden("accepting a loss needs a reason".to_owned()));
+        }
         if let Some(site) = site
             && !self.spec.instances.iter().any(|instance| instance.site == *site)
         {
@@ -322,6 +336,7 @@ impl Group {
             )));
         }
         run.plan.accept_lag = true;
+        run.plan.accept_loss |= accept_loss;
         run.plan.site = site.cloned();
         Ok(())
     }
@@ -393,6 +408,9 @@ impl Group {
             Some(_) => {}
         }
         self.check_proof(&ending, wanted.ends, wanted.proof, electorate)?;
+        let chosen = QuorumMember { instance: wanted.instance.clone(), data: wanted.data.clone() };
+        let accept_loss = self.run_mut(id)?.plan.accept_loss;
+        self.check_durability(&chosen, wanted.proof, wanted.durability, accept_loss)?;
         self.signal(stamp, id, Signal::PromotionCommitted, "", None)?;
 
         self.epoch = self.epoch.next();
@@ -400,6 +418,7 @@ impl Group {
         self.takeover = None;
         self.primary = Some(Primary { instance: wanted.instance.clone(), data: wanted.data.clone() });
         let term = self.set_lease(stamp, wanted.instance, wanted.data, wanted.guard);
+        self.promote_quorum(wanted.standbys);
         let run = self.run_mut(id)?;
         run.promotion = Some(Promotion {
             instance: wanted.instance.clone(),
@@ -408,6 +427,7 @@ impl Group {
             term,
             position: wanted.position,
             proof: wanted.proof.clone(),
+            durability: wanted.durability.cloned(),
         });
         Ok(())
     }

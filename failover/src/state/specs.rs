@@ -37,6 +37,7 @@ impl MeshState {
         group.timing = timing;
         group.spec = spec.clone();
         group.version += 1;
+        group.begin_quorums();
         Ok(())
     }
 }

@@ -47,12 +47,16 @@ impl MeshState {
                 let now = now.map(|run| format!("; now {}", run.phase)).unwrap_or_default();
                 format!("{}{detail}{now}", label(*signal))
             }
-            Command::PromotionCommitted { instance, ends, proof, .. } => {
+            Command::PromotionCommitted { instance, ends, proof, durability, .. } => {
                 let why = match proof {
                     Proof::Receipt(receipt) => format!("a {} receipt", receipt.level),
                     Proof::Expired(expiry) => format!("the lease ran out, {} waited", expiry.waited),
                 };
-                format!("{instance} becomes primary of epoch {}; {ends} ended by {why}", ends.epoch.next())
+                let loss = durability.as_ref().map(|proof| format!("; {proof}")).unwrap_or_default();
+                format!(
+                    "{instance} becomes primary of epoch {}; {ends} ended by {why}{loss}",
+                    ends.epoch.next()
+                )
             }
             Command::RepairStarted { effect, .. } => format!("repair begins: {effect}"),
             Command::RepairEnded { group, repair, outcome } => {
@@ -64,9 +68,21 @@ impl MeshState {
             Command::Paused { length, reason, .. } => format!("paused for at most {length}: {reason}"),
             Command::Resumed { .. } => "pause ended".to_owned(),
             Command::Acknowledged { .. } => "hold-down ended".to_owned(),
-            Command::RunOverridden { site, reason, .. } => {
+            Command::RunOverridden { site, accept_loss, reason, .. } => {
                 let site = site.as_ref().map_or("any site".to_owned(), ToString::to_string);
-                format!("the lag limit is waived, the new primary may stand at {site}: {reason}")
+                let loss = if *accept_loss { "the loss of acknowledged writes is accepted, " } else { "" };
+                format!("{loss}the lag limit is waived, the new primary may stand at {site}: {reason}")
+            }
+            Command::QuorumChanged { group, reason, .. } => {
+                let now = self.groups.get(group).and_then(|group| group.quorum());
+                let now =
+                    now.map(|config| format!("{config}, version {}", config.version)).unwrap_or_default();
+                format!("commits shall wait for {now}: {reason}")
+            }
+            Command::QuorumConfirmed { version, .. } => {
+                format!(
+                    "a marker commit was acknowledged under version {version} of the commit quorum: older ones are over"
+                )
             }
         }
     }

@@ -210,6 +210,9 @@ pub struct FailoverArgs {
     /// Waive verdict, hold-down and lag limit (never the fencing of the old primary); needs --reason
     #[arg(long, requires = "reason")]
     pub force: bool,
+    /// In a zero-loss group: go on although acknowledged writes may be lost; needs --reason
+    #[arg(long, requires = "reason")]
+    pub accept_loss: bool,
     /// How.
     #[command(flatten)]
     pub start: StartArgs,
@@ -526,6 +529,7 @@ mod tests {
             "mesh failover --site dr",
             "mesh failover --instance pg-dr --group orders --yes",
             "mesh failover -s dr --force --reason lost",
+            "mesh failover -s dr --accept-loss --reason lost",
             "mesh plan --site dr --json",
             "mesh --socket /tmp/s status --watch",
             "mesh run",
@@ -545,6 +549,7 @@ mod tests {
         for bad in [
             "mesh failover",
             "mesh failover --site dr --force",
+            "mesh failover --site dr --accept-loss",
             "mesh failover --site Dr",
             "mesh abort r4",
             "mesh pause --for 30m",

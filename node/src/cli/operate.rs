@@ -242,7 +242,8 @@ impl Operator {
         let all = args.target.all;
         let mut ask = failover_ask(args.target, args.start.reason.clone());
         ask.force = args.force;
-        if args.force {
+        ask.accept_loss = args.accept_loss;
+        if args.force || args.accept_loss {
             ask.reason = reason(ask.reason)?;
         }
         if all { everything::run(self, ask, &args.start).await } else { self.start(ask, &args.start).await }
@@ -439,6 +440,7 @@ fn failover_ask(target: TargetArgs, reason: Option<String>) -> FailoverAsk {
         instance: target.instance,
         graceful_only: false,
         force: false,
+        accept_loss: false,
         dry_run: false,
         reason: reason.unwrap_or_else(|| "asked for by hand".to_owned()),
     }

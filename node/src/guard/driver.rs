@@ -339,6 +339,7 @@ impl Loop {
                 }
             }
             Action::GateCommits => self.order(hands::Order::Gate(true)),
+            Action::SetQuorum(config) => self.order(hands::Order::Quorum(config)),
             Action::UngateCommits => self.order(hands::Order::Gate(false)),
             Action::Do { job, task, until } => self.begin_task(now, job, task, until),
             Action::Answer { id, outcome } => {

@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use mesh_adapters::postgres::{
     self as pg, Clients, EpochError, EpochRow, FenceMode, FencePlan, HbaError, How, Instance, PromoteError,
-    RejoinError, RejoinRequest, Repointed, StandbyError, StandbyUpstream, StartAs, StartRequest, SyncSetting,
-    Upstream,
+    RejoinError, RejoinRequest, Repointed, StandbyError, StandbyUpstream, StartAs, StartRequest, Upstream,
 };
 use mesh_failover::guard::{CommitGate, Rejoin, Task, TaskResult};
 use mesh_proto::effect::Rejoined;
 use mesh_proto::evidence::Position;
 use mesh_proto::lease::{LeaseTerm, ReceiptLevel};
+use mesh_proto::quorum::QuorumConfig;
 use mesh_proto::{DataIncarnation, Epoch, Lsn};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
@@ -24,6 +24,7 @@ use tokio::task::JoinHandle;
 use super::driver::Input;
 use super::engine::Engine;
 use super::files::{DATA_BYTES, unique};
+use super::quorum;
 use super::server::{Launcher, Life, Server};
 use crate::leash::Leash;
 
@@ -31,8 +32,6 @@ use crate::leash::Leash;
 const LINGER: Duration = Duration::from_millis(500);
 /// How long repointing by reload may take before the ladder is climbed instead.
 const REPOINT_WITHIN: Duration = Duration::from_secs(10);
-/// How long setting or lifting the commit gate may take.
-const GATE_WITHIN: Duration = Duration::from_secs(1);
 /// How long the leash may take to say that it knows its duty, before a server is started or opened.
 const LEASH_WITHIN: Duration = Duration::from_millis(500);
 /// A checkpoint of a large, busy server takes minutes; nothing waits for this one.
@@ -61,6 +60,8 @@ pub(super) enum Order {
     End,
     /// Let commits wait, or go.
     Gate(bool),
+    /// Let commits wait for this quorum.
+    Quorum(Box<QuorumConfig>),
 }
 
 /// Does what it is told until the driver is gone.
@@ -82,6 +83,10 @@ pub(super) async fn serve(server: Arc<Server>, mut orders: UnboundedReceiver<Ord
                 end(&mut gating);
                 gating = Some(tokio::spawn(gate(Arc::clone(&server), gated)));
             }
+            Order::Quorum(config) => {
+                end(&mut gating);
+                gating = Some(tokio::spawn(set_quorum(Arc::clone(&server), *config)));
+            }
             Order::Do { job, task, deadline, data, system, leash } => {
                 end(&mut running);
                 let hand = Hand {
@@ -98,38 +103,27 @@ pub(super) async fn serve(server: Arc<Server>, mut orders: UnboundedReceiver<Ord
     }
 }
 
+/// Lets commits wait, or go.
 async fn gate(server: Arc<Server>, gated: bool) {
-    let deadline = Instant::now() + GATE_WITHIN;
-    let set = match &server.engine {
-        Engine::Postgres(instance) => {
-            set_gate(&server, instance, gated, deadline).await.map_err(|error| chain(&error))
-        }
-        Engine::Redis(instance) => {
-            redis::gate(&server, instance, gated, deadline).await.map_err(|error| chain(&error))
-        }
+    let instance = match &server.engine {
+        Engine::Postgres(instance) => return quorum::gate(&server, instance, gated).await,
+        Engine::Redis(instance) => instance,
     };
-    match set {
+    match redis::gate(&server, instance, gated, Instant::now() + GATE_WITHIN).await {
         Ok(()) => tracing::info!(gated, "the commit gate is in force"),
-        Err(error) => tracing::warn!(gated, error, "the commit gate is not known to be in force"),
+        Err(error) => {
+            let error = chain(&error);
+            tracing::warn!(gated, error, "the commit gate is not known to be in force");
+        }
     }
 }
 
-async fn set_gate(
-    server: &Server,
-    instance: &Instance,
-    gated: bool,
-    deadline: Instant,
-) -> Result<(), pg::GateError> {
-    // From here on it may be set, in force or not.
-    server.set_gate(CommitGate::Set);
-    pg::set_sync(instance, &sync(gated), deadline).await?;
-    server.set_gate(if gated { CommitGate::InForce } else { CommitGate::Open });
-    Ok(())
-}
-
-/// The commit quorum is a later matter: without one, commits wait for nobody or for ever.
-const fn sync(gated: bool) -> SyncSetting {
-    SyncSetting { version: 1, gated, quorum: None }
+async fn set_quorum(server: Arc<Server>, config: QuorumConfig) {
+    match &server.engine {
+        Engine::Postgres(instance) => quorum::set(&server, instance, config).await,
+        // A spec that asks for it is refused, so nobody orders it.
+        Engine::Redis(_) => tracing::error!(version = config.version, "a Redis has no commit quorum to set"),
+    }
 }
 
 /// One task's hand.
@@ -233,7 +227,9 @@ impl Hand {
             Task::Fence { .. } => Err(Trouble::Failed("a fence is not for these hands".to_owned())),
             Task::HandOver { term } => self.hand_over(instance, term).await,
             Task::StartStandby { frozen } => self.start_standby(instance, frozen).await,
-            Task::OpenPrimary { term } => self.open_primary(instance, term).await,
+            Task::OpenPrimary { term, quorum } => {
+                self.open_primary(instance, term, quorum.map(|config| *config)).await
+            }
             Task::Freeze { .. } => {
                 let position = pg::freeze(instance, deadline).await.map_err(unknown)?;
                 Ok(TaskResult::At(stands(&position)))
@@ -281,10 +277,12 @@ impl Hand {
     }
 
     async fn start(&self, instance: &Instance, start_as: StartAs) -> Result<pg::Started, Trouble> {
+        // A standby commits nothing; what it waits for as a primary is set before it becomes one.
+        let quorum = self.server.quorum().filter(|_| matches!(start_as, StartAs::Primary));
         let request = StartRequest {
             start_as,
             clients: Clients::ShutOut,
-            sync: Some(sync(false)),
+            sync: Some(quorum::setting(quorum.as_ref().map(|(config, _)| config), false)),
             system_identifier: self.system,
         };
         if matches!(self.server.life(), Life::Dead { .. }) {
@@ -324,9 +322,44 @@ impl Hand {
         Ok(())
     }
 
-    async fn open_primary(&self, instance: &Instance, term: LeaseTerm) -> Done {
+    /// A standby whose commits will wait for others: no session may commit before that is surely in force, so all of them
+    /// end, and new ones are shut out.
+    async fn shut_out(&self, instance: &Instance) -> Result<(), Trouble> {
+        let Some(postmaster) = self.server.running() else { return Ok(()) };
+        match pg::position(instance, self.deadline).await {
+            Ok(_) => {}
+            Err(StandbyError::NotInRecovery) => return Ok(()),
+            Err(error) => return Err(unknown(error)),
+        }
+        match pg::set_clients(instance, Clients::ShutOut, self.deadline).await {
+            Ok(()) => {
+                self.server.set_clients(Clients::ShutOut);
+                let ended = pg::end_clients(instance, self.deadline).await.map_err(unknown)?;
+                tracing::info!(ended, "clients are shut out until the commit quorum is in force");
+            }
+            // Started by somebody else: only a start of our own has the gate. What it received stays.
+            Err(HbaError::OtherFile { .. }) => {
+                self.stop_for_rejoin(instance, &postmaster).await?;
+                self.start(instance, StartAs::Standby(StandbyUpstream::Nobody)).await?;
+            }
+            Err(error) => return Err(unknown(error)),
+        }
+        Ok(())
+    }
+
+    async fn open_primary(
+        &self,
+        instance: &Instance,
+        term: LeaseTerm,
+        quorum: Option<QuorumConfig>,
+    ) -> Done {
         let (server, deadline) = (&self.server, self.deadline);
         self.must_hold(term).await?;
+        let counts = quorum.as_ref().is_some_and(|config| config.k > 0);
+        server.begins_with(quorum);
+        if counts {
+            self.shut_out(instance).await?;
+        }
         if server.running().is_none() {
             let started = self.start(instance, StartAs::Primary).await?;
             if started.in_recovery {
@@ -336,8 +369,9 @@ impl Hand {
             }
         }
         let gated = server.gate() != CommitGate::Open;
-        let ungate = sync(false);
-        let promoted = pg::promote(instance, gated.then_some(&ungate), deadline).await;
+        let config = server.quorum().map(|(config, _)| config);
+        let wanted = quorum::setting(config.as_ref(), counts);
+        let promoted = pg::promote(instance, (gated || config.is_some()).then_some(&wanted), deadline).await;
         let promoted = promoted.map_err(|error| match error {
             PromoteError::NotTaken => failed(error),
             PromoteError::Sql(_) | PromoteError::StillInRecovery => unknown(error),
@@ -364,8 +398,12 @@ impl Hand {
                 EpochError::Sql(_) => unknown(error),
             },
         )?;
-        if gated && !promoted.was_standby {
-            set_gate(server, instance, false, deadline).await.map_err(unknown)?;
+        if config.is_some() {
+            // The gate first, then the quorum: each is seen in force before a client is let in.
+            quorum::change(server, instance, deadline).await.map_err(unknown)?;
+            server.set_gate(CommitGate::Open);
+        } else if gated && !promoted.was_standby {
+            quorum::set_gate(server, instance, false, deadline).await.map_err(unknown)?;
         } else if gated {
             server.set_gate(CommitGate::Open);
         }
@@ -392,6 +430,7 @@ impl Hand {
     }
 
     async fn try_to_follow(&self, instance: &Instance, rejoin: &Rejoin) -> Done {
+        // The one name by which a commit quorum of that epoch would list it.
         let name = format!("{}_{}_e{}", instance.settings().name, self.data, rejoin.epoch);
         let source = Upstream::new(rejoin.address, name).map_err(failed)?;
         if let Some(postmaster) = self.server.running() {

@@ -18,6 +18,7 @@ mod files;
 mod hands;
 mod keeper;
 mod priority;
+mod quorum;
 mod server;
 mod service;
 pub mod settings;

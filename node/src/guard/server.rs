@@ -12,6 +12,7 @@ use mesh_adapters::process::{MainProcess, Signal, SpawnError};
 use mesh_adapters::{postgres, redis};
 use mesh_failover::guard::CommitGate;
 use mesh_proto::Millis;
+use mesh_proto::quorum::{QuorumConfig, QuorumStage};
 use tokio::sync::Notify;
 
 use super::engine::Engine;
@@ -42,6 +43,7 @@ struct Inner {
     ticket: u64,
     launching: usize,
     gate: CommitGate,
+    quorum: Option<(QuorumConfig, QuorumStage)>,
     clients: Option<Clients>,
     downgraded: Vec<String>,
 }
@@ -83,6 +85,7 @@ impl Server {
                 ticket: 0,
                 launching: 0,
                 gate: CommitGate::Open,
+                quorum: None,
                 clients: None,
                 downgraded,
             }),
@@ -192,6 +195,38 @@ impl Server {
 
     pub(super) fn set_gate(&self, gate: CommitGate) {
         self.inner().gate = gate;
+        self.look.notify_one();
+    }
+
+    /// The commit quorum that the server shall have, and how far it has come.
+    pub(super) fn quorum(&self) -> Option<(QuorumConfig, QuorumStage)> {
+        self.inner().quorum.clone()
+    }
+
+    /// The server shall have this quorum; `false`: it has a newer one already.
+    pub(super) fn shall_have(&self, config: QuorumConfig) -> bool {
+        let mut inner = self.inner();
+        match &inner.quorum {
+            Some((known, _)) if known.version > config.version => return false,
+            Some((known, _)) if known.version == config.version => {}
+            Some(_) | None => inner.quorum = Some((config, QuorumStage::Set)),
+        }
+        drop(inner);
+        self.look.notify_one();
+        true
+    }
+
+    /// The server is about to be opened with this quorum, or with none: whatever was known of an earlier life is void.
+    pub(super) fn begins_with(&self, config: Option<QuorumConfig>) {
+        self.inner().quorum = config.map(|config| (config, QuorumStage::Set));
+    }
+
+    /// How far the quorum of this version has come, if it still is the one.
+    pub(super) fn quorum_is(&self, version: u64, stage: QuorumStage) {
+        if let Some((_, known)) = self.inner().quorum.as_mut().filter(|(config, _)| config.version == version)
+        {
+            *known = stage;
+        }
         self.look.notify_one();
     }
 

@@ -110,6 +110,7 @@ impl VoterLog for Log {
                 own_lease: state.leases.get(&key.instance).cloned(),
                 system_id: state.system_id,
                 timing: state.timing.clone(),
+                quorum: None,
                 pause: None,
             }),
             electorate: Electorate { version: 1, members: [NodeId(1), NodeId(2), NodeId(3)].into() },

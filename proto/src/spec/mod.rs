@@ -33,6 +33,12 @@ pub struct GroupSpec {
     /// What a failover may lose.
     #[serde(default)]
     pub durability: Durability,
+    /// How many standbys must have flushed a commit before it is acknowledged, in a zero-loss group.
+    #[serde(default = "default_quorum_size", skip_serializing_if = "is_default_quorum_size")]
+    pub quorum_size: u32,
+    /// How long a standby may be away before the quorum goes on without it, in seconds; never below `quorum_size`.
+    #[serde(default = "default_drop_after", skip_serializing_if = "is_default_drop_after")]
+    pub quorum_drop_after_seconds: u64,
     /// Largest replication lag, in bytes of WAL, of a standby that may be promoted without an override.
     #[serde(default = "default_max_lag_bytes")]
     pub max_lag_bytes: u64,
@@ -65,6 +71,20 @@ pub struct GroupSpec {
     pub hooks: Vec<HookSpec>,
 }
 
+const fn default_quorum_size() -> u32 {
+    1
+}
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks with a reference
+const fn is_default_quorum_size(size: &u32) -> bool {
+    *size == default_quorum_size()
+}
+const fn default_drop_after() -> u64 {
+    30
+}
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks with a reference
+const fn is_default_drop_after(seconds: &u64) -> bool {
+    *seconds == default_drop_after()
+}
 const fn default_max_lag_bytes() -> u64 {
     16 * 1024 * 1024
 }
@@ -148,7 +168,7 @@ pub enum Durability {
     /// Asynchronous standbys: the loss is bounded beforehand by the lag limit, and measured afterwards.
     #[default]
     Bounded,
-    /// No acknowledged write is ever lost. Not yet supported: refused by `apply`.
+    /// No acknowledged write is ever lost: commits wait for `quorum_size` standbys.
     ZeroLoss,
 }
 

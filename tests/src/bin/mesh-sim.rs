@@ -10,7 +10,7 @@ use mesh_tests::sim::setup::Shape;
 use mesh_tests::sim::steps::Place;
 use mesh_tests::sim::{Options, run};
 
-const USAGE: &str = "mesh-sim --seed N [--errands] [--trace] [--mutant NAME] | --seeds A..B [--errands] [--mutant NAME] \
+const USAGE: &str = "mesh-sim --seed N [--errands] [--zero-loss] [--trace] [--mutant NAME] | --seeds A..B [--errands] [--zero-loss] [--mutant NAME] \
     [--keep-going] | --seed N --scenario crash|host-lost|switchover|services [--leader N] [--fault EFFECT/PLACE] [--trace]";
 
 fn main() -> ExitCode {
@@ -27,6 +27,10 @@ fn main() -> ExitCode {
             }
             "--errands" => {
                 options.errands = true;
+                Some(())
+            }
+            "--zero-loss" => {
+                options.zero_loss = true;
                 Some(())
             }
             "--scenario" => words.next().and_then(|name| {

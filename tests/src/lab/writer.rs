@@ -59,7 +59,8 @@ impl Writer {
             .connect_timeout(PATIENCE)
             .tcp_user_timeout(PATIENCE)
             .keepalives_idle(PATIENCE)
-            .options("-c statement_timeout=1000")
+            // Longer than our own patience: a wait for standbys that the server cancels looks acknowledged.
+            .options("-c statement_timeout=5000")
             .application_name("lab_writer");
         let seen = Arc::new(Mutex::new(Seen::default()));
         let (stop, stopped) = watch::channel(false);

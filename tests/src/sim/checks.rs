@@ -4,6 +4,7 @@
 //! |---|---|
 //! | 1 one writer | `check_step`: at most one server able to acknowledge, and it is the committed primary's; none without a lease for longer than F |
 //! | 2 no promotion without proof | `check_promotion`: the old primary really cannot acknowledge when the entry commits, whatever the proof claims |
+//! | 3 zero loss | `check_zero_loss`: no acknowledged write is missing from what is promoted, unless a person accepted it |
 //! | 4 intent before effect | `accept_order`: every order that acts was committed as an intent first, with its epoch |
 //! | 5 any agent can finish it | `check_signal`: a phase is entered only for what is really so; liveness ends every run |
 //! | 6 a minority never acts, the blind are no witnesses | `check_promotion`: a majority of voters has the floor on disk; `check_opened`: mesh opens a failover only if something really is wrong |
@@ -16,6 +17,7 @@ use mesh_failover::state::MeshState;
 use mesh_proto::command::{Command, Entry};
 use mesh_proto::effect::{Effect, EffectKind, Order, StepRef};
 use mesh_proto::lease::{LeaseKey, LeaseTerm, Proof};
+use mesh_proto::quorum::DurabilityProof;
 use mesh_proto::run::{Actor, Phase, RunKind};
 use mesh_proto::{Epoch, InstanceName, RunId};
 
@@ -136,8 +138,8 @@ impl World {
                     self.checks.kinds.insert(effect.kind());
                 }
                 Command::RunOpened { plan } if plan.actor == Actor::Mesh => self.check_opened(),
-                Command::PromotionCommitted { instance, ends, position, proof, .. } => {
-                    self.check_promotion(before, instance, *ends, *position, proof);
+                Command::PromotionCommitted { instance, ends, position, proof, durability, .. } => {
+                    self.check_promotion(before, instance, *ends, *position, proof, durability.as_ref());
                 }
                 Command::Signalled { .. } | Command::ErrandSkipped { .. } => self.check_signal(before),
                 Command::RunOpened { .. }
@@ -153,6 +155,8 @@ impl World {
                 | Command::Paused { .. }
                 | Command::Resumed { .. }
                 | Command::Acknowledged { .. }
+                | Command::QuorumChanged { .. }
+                | Command::QuorumConfirmed { .. }
                 | Command::RunOverridden { .. } => {}
             }
         }
@@ -178,6 +182,7 @@ impl World {
         ends: LeaseTerm,
         position: mesh_proto::evidence::Position,
         proof: &Proof,
+        durability: Option<&DurabilityProof>,
     ) {
         let Some(group) = before.groups.get(self.group_name()) else { return };
         let Some(old) = group.primary.as_ref().map(|p| p.instance.clone()) else { return };
@@ -210,7 +215,11 @@ impl World {
                 position.have
             ));
         }
-        self.check_loss(group, old_at, new_at);
+        if self.setup.zero_loss() {
+            self.check_zero_loss(new_at, durability);
+        } else {
+            self.check_loss(group, old_at, new_at);
+        }
         let clean = matches!(proof, Proof::Receipt(receipt) if receipt.shutdown_at.is_some());
         let planned = group.run.as_ref().is_some_and(|run| {
             run.plan.kind == RunKind::Switchover && run.takeovers == 1 && run.promotion.is_none()

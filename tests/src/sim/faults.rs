@@ -34,6 +34,7 @@ pub(super) enum Undo {
     Heal,
     Disks(usize),
     GuardDisk(usize),
+    Unstall(usize),
 }
 
 impl World {
@@ -48,7 +49,8 @@ impl World {
         let hosts = self.hosts.len();
         let host = self.rng.below(hosts);
         let instance = self.likely_primary();
-        match self.rng.below(25) {
+        let kinds = if self.setup.zero_loss() { 30 } else { 25 };
+        match self.rng.below(kinds) {
             0 | 1 => self.kill_postmaster(instance),
             2 => self.stop_server(instance, lasts),
             3 => self.hang_disk(instance, lasts),
@@ -96,6 +98,8 @@ impl World {
             19 | 20 => self.operator(),
             21 => self.cut_link(host, lasts),
             22 | 23 => self.cut_off_and_restart(instance, lasts),
+            25 | 26 => self.restore_standby(lasts),
+            27..=29 => self.stall(lasts),
             _ => self.pause_or_resume(),
         }
     }
@@ -261,6 +265,17 @@ impl World {
 
     /// Asks the leader for a run.
     pub(super) fn ask(&mut self, kind: RunKind, site: Option<usize>, accept_lag: bool) {
+        self.ask_at_any_cost(kind, site, accept_lag, false);
+    }
+
+    /// The same, perhaps accepting the loss of acknowledged writes.
+    pub(super) fn ask_at_any_cost(
+        &mut self,
+        kind: RunKind,
+        site: Option<usize>,
+        accept_lag: bool,
+        accept_loss: bool,
+    ) {
         let Some(leader) = self.raft.leader.filter(|leader| self.works(*leader)) else { return };
         let wish = Wish {
             kind,
@@ -270,6 +285,7 @@ impl World {
             reason: "because".to_owned(),
             lost_for: None,
             accept_lag,
+            accept_loss,
         };
         self.say(|| format!("ann asks for a {kind} at {site:?}"));
         let group = self.group_name().clone();
@@ -308,13 +324,15 @@ impl World {
     }
 
     /// What `mesh failover --force` commits while a run is stuck.
-    fn override_run(&mut self, leader: usize, run: RunId) {
+    pub(super) fn override_run(&mut self, leader: usize, run: RunId) {
+        let accept_loss = self.setup.zero_loss();
         let group = self.group_name().clone();
         let commands = vec![
             Command::RunOverridden {
                 group: group.clone(),
                 run,
                 site: None,
+                accept_loss,
                 reason: "it costs more".to_owned(),
             },
             Command::Signalled {
@@ -381,6 +399,7 @@ impl World {
                 self.say(|| "the network is well".to_owned());
                 self.net.heal();
             }
+            Undo::Unstall(instance) => self.servers[instance].stalled = false,
             Undo::Disks(host) => {
                 self.agents[host].disk_full = false;
                 self.agents[host].disk_delay = (ms(1), ms(8));
@@ -406,6 +425,7 @@ impl World {
         for instance in 0..self.servers.len() {
             self.undo(Undo::Continue(instance));
             self.undo(Undo::Unhang(instance));
+            self.undo(Undo::Unstall(instance));
             self.undo(Undo::GuardDisk(instance));
             self.undo(Undo::StartGuard(instance));
         }

@@ -185,17 +185,25 @@ impl World {
         if process == ProcessState::Unresponsive && waiting.is_some_and(|w| w.0 < 500) {
             process = ProcessState::Primary;
         }
+        // A build whose freeze is not final takes the receiver for cut.
+        let hidden = self.mutation == Some(Mutation::FreezeNotFinal)
+            && self.guards[instance].guard.state().frozen.is_some();
         let facts = LocalFacts {
             process,
             system_id: Some(self.system_id()),
             position: (runs && server.answers()).then(|| server.position()),
             receiving: (server.processes == Processes::Standby).then(|| Receiving {
-                streaming: server.streaming,
-                from: server.upstream.map(|up| self.setup.spec.instances[up].address.to_string()),
+                streaming: server.streaming && !hidden,
+                from: server
+                    .upstream
+                    .filter(|_| !hidden)
+                    .map(|up| self.setup.spec.instances[up].address.to_string()),
                 advanced: Millis((self.now - server.advanced) / 1_000),
+                name: server.name.as_ref().map(|(member, epoch)| member.application_name(*epoch)),
             }),
             write_probe: probe,
             commit_gate: if server.gated { CommitGate::InForce } else { CommitGate::Open },
+            quorum: server.sync.standing(),
             downgraded: Vec::new(),
             trouble: None,
             rival: None,
@@ -291,6 +299,7 @@ impl World {
                 }
             }
             Action::GateCommits => self.gate_later(instance, true),
+            Action::SetQuorum(config) => self.set_quorum(instance, *config),
             Action::UngateCommits => self.gate_later(instance, false),
             Action::Do { job, task, until } => self.begin_task(instance, job, task, until),
             Action::Answer { id, outcome } => {

@@ -4,7 +4,7 @@ use mesh_failover::coordinator::Request;
 use mesh_failover::state::{verify, wants_a_primary};
 use mesh_proto::Wall;
 use mesh_proto::command::{Command, Entry};
-use mesh_proto::run::{Actor, Phase, StuckCause};
+use mesh_proto::run::{Actor, Phase, RunKind, StuckCause};
 
 use super::clock::{Time, ms};
 use super::world::World;
@@ -35,6 +35,12 @@ impl World {
                     if self.now > end {
                         self.fail(format!("promise 7: not well long after the last fault: {why}"));
                     }
+                    // Nobody can be shown to have everything, and the one who has does not come back.
+                    let lost = self.setup.zero_loss() && self.group().active_run().is_none();
+                    if lost && self.now > asked + ms(40_000) && self.now > end - DEADLINE + ms(40_000) {
+                        asked = self.now;
+                        self.ask_at_any_cost(RunKind::Failover, None, true, true);
+                    }
                     // A run that waits for a person gets what its runbook says, and must then get out.
                     if self.now > asked + ms(20_000) && self.waits_for_a_person() {
                         asked = self.now;
@@ -45,6 +51,7 @@ impl World {
         }
         if self.failure.is_none() {
             self.check_audit();
+            self.check_kept();
         }
     }
 
@@ -75,6 +82,14 @@ impl World {
             };
             let term = self.raft.term;
             self.propose(leader, term, group, 0, entry);
+            return;
+        }
+        if self.setup.zero_loss()
+            && self.group().active_run().is_some_and(wants_a_primary)
+            && self.rng.chance(500)
+        {
+            self.say(|| format!("ann accepts the loss of {run}"));
+            self.override_run(leader, run);
             return;
         }
         self.say(|| format!("ann follows the runbook and retries {run}"));
@@ -118,6 +133,9 @@ impl World {
                     it.processes, it.upstream, it.timeline, self.servers[primary].timeline
                 ));
             }
+        }
+        if let Some(why) = self.not_yet_zero_loss(primary) {
+            return Some(why);
         }
         if self.proxy.leads_to != Some(primary) {
             return Some(format!("the route leads to {:?}", self.proxy.leads_to));

@@ -16,6 +16,7 @@ pub mod mutant;
 pub mod net;
 mod oracle;
 pub mod postgres;
+pub mod quorum;
 mod raft;
 pub mod rng;
 mod route;
@@ -44,6 +45,8 @@ pub struct Options {
     pub trace: bool,
     /// The group has services and hooks.
     pub errands: bool,
+    /// The group is a zero-loss group.
+    pub zero_loss: bool,
 }
 
 /// What happened in a run in which every promise was kept.
@@ -74,18 +77,21 @@ pub struct Failure {
     pub at_ms: u64,
     /// With services and hooks.
     pub errands: bool,
+    /// In a zero-loss group.
+    pub zero_loss: bool,
 }
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "seed {} after {} ms: {}\n  replay: cargo run -p mesh-tests --bin mesh-sim -- --seed {}{} --trace",
+            "seed {} after {} ms: {}\n  replay: cargo run -p mesh-tests --bin mesh-sim -- --seed {}{}{} --trace",
             self.seed,
             self.at_ms,
             self.why,
             self.seed,
-            if self.errands { " --errands" } else { "" }
+            if self.errands { " --errands" } else { "" },
+            if self.zero_loss { " --zero-loss" } else { "" }
         )
     }
 }
@@ -102,6 +108,9 @@ pub fn run(seed: u64, options: Options) -> Result<Summary, Failure> {
     let mut setup = Setup::new(shape, profile, hold_down);
     if options.errands {
         setup = setup.with_errands(&mut rng);
+    }
+    if options.zero_loss {
+        setup = setup.with_zero_loss(&mut rng);
     }
     let mut world = World::new(setup, seed, options.mutation, options.trace);
     world.run_until(ms(3_000));
@@ -138,7 +147,8 @@ impl World {
         match &self.failure {
             Some(why) => {
                 let errands = !self.setup.spec.services.is_empty();
-                Err(Failure { seed, why: why.clone(), at_ms: self.now / 1_000, errands })
+                let zero_loss = self.setup.zero_loss();
+                Err(Failure { seed, why: why.clone(), at_ms: self.now / 1_000, errands, zero_loss })
             }
             None => Ok(Summary {
                 promotions: self.checks.failovers,

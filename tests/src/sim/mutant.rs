@@ -18,13 +18,19 @@ pub enum Mutation {
     NoSelfFence,
     /// The guard gives its receipt before the server is dead.
     ReceiptBeforeFence,
+    /// The new primary's commit quorum is set when its clients are in already.
+    QuorumAfterPromotion,
+    /// A commit quorum that is written is taken for one in force (PROTOCOL, The guard: applied is not in force).
+    AppliedIsInForce,
+    /// A frozen standby's receiver is not cut.
+    FreezeNotFinal,
     /// A restarted agent knows nothing of the hooks that it began.
     ErrandsForgotten,
 }
 
 impl Mutation {
     /// Every one, with its name on the command line.
-    pub const ALL: [(&'static str, Self); 14] = [
+    pub const ALL: [(&'static str, Self); 20] = [
         ("promote-without-waiting", Self::Rule(Mutant::PromoteWithoutWaiting)),
         ("minority-pledges", Self::Rule(Mutant::MinorityPledges)),
         ("no-fence-budget", Self::Rule(Mutant::NoFenceBudget)),
@@ -39,6 +45,12 @@ impl Mutation {
         ("receipt-before-fence", Self::ReceiptBeforeFence),
         ("errands-unordered", Self::Rule(Mutant::ErrandsUnordered)),
         ("errands-forgotten", Self::ErrandsForgotten),
+        ("quorum-retired-before-marker", Self::Rule(Mutant::RetiredBeforeMarker)),
+        ("quorum-no-intersection", Self::Rule(Mutant::NoIntersection)),
+        ("quorum-identity-without-data", Self::Rule(Mutant::IdentityWithoutData)),
+        ("quorum-after-promotion", Self::QuorumAfterPromotion),
+        ("quorum-applied-is-in-force", Self::AppliedIsInForce),
+        ("quorum-freeze-not-final", Self::FreezeNotFinal),
     ];
 
     /// The rule of the core, if it is one.
@@ -51,6 +63,9 @@ impl Mutation {
             | Self::GrantForgottenEarly
             | Self::NoSelfFence
             | Self::ReceiptBeforeFence
+            | Self::QuorumAfterPromotion
+            | Self::AppliedIsInForce
+            | Self::FreezeNotFinal
             | Self::ErrandsForgotten => None,
         }
     }

@@ -14,6 +14,8 @@ pub(super) struct Acknowledged {
     /// Where it stands in the WAL, and the history up to there.
     pub at: usize,
     pub hash: u64,
+    /// A person accepted that it may be lost.
+    pub written_off: bool,
 }
 
 /// All acknowledged writes.
@@ -29,7 +31,8 @@ impl World {
     pub(super) fn client(&mut self) {
         self.after(ms(15), Event::Client);
         for instance in 0..self.servers.len() {
-            if !self.able(instance) {
+            // Clients are many, but not without end: who waits writes nothing more.
+            if !self.able(instance) || self.servers[instance].sync.waiting.len() > 60 {
                 continue;
             }
             self.write(instance);
@@ -48,7 +51,12 @@ impl World {
         let server = &mut self.servers[instance];
         server.write(now, content);
         let at = server.wal.len() - 1;
-        self.oracle.writes.push(Acknowledged { instance, epoch, at, hash: server.wal[at] });
+        let write = Acknowledged { instance, epoch, at, hash: server.wal[at], written_off: false };
+        if self.setup.zero_loss() {
+            self.wait_for_quorum(instance, write);
+        } else {
+            self.oracle.writes.push(write);
+        }
     }
 
     /// Acknowledged writes of an instance in an epoch that another one does not have.

@@ -4,9 +4,11 @@
 //! a length iff their hashes there are.
 
 use mesh_proto::evidence::{Position, ProcessState};
+use mesh_proto::quorum::QuorumMember;
 use mesh_proto::{Epoch, Lsn};
 
 use super::clock::Time;
+use super::quorum::Sync;
 
 /// What runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +56,12 @@ pub struct Postgres {
     pub probe_waits: Option<Time>,
     /// When the write probe last succeeded.
     pub probe_ok: Time,
+    /// What commits wait for.
+    pub sync: Sync,
+    /// As whom, and as a standby of which epoch, it streams.
+    pub name: Option<(QuorumMember, Epoch)>,
+    /// Its receiver is connected and gets nothing.
+    pub stalled: bool,
     /// Each start, stop and kill has a number: what an earlier life still wanted to do is void.
     pub life: u64,
 }
@@ -72,7 +80,7 @@ pub const fn lsn(records: usize) -> Lsn {
 impl Postgres {
     /// A server that does not run.
     #[must_use]
-    pub const fn new() -> Self {
+    pub fn new() -> Self {
         Self {
             processes: Processes::None,
             died: false,
@@ -88,6 +96,9 @@ impl Postgres {
             epoch: Epoch(0),
             probe_waits: None,
             probe_ok: 0,
+            sync: Sync::default(),
+            name: None,
+            stalled: false,
             life: 0,
         }
     }
@@ -157,6 +168,8 @@ impl Postgres {
         self.frozen = false;
         self.streaming = false;
         self.probe_waits = None;
+        // Who waited was told nothing.
+        self.sync = Sync::default();
     }
 
     /// What its guard sees of the process.

@@ -236,6 +236,8 @@ pub(super) fn words(command: &Command) -> String {
         | Command::Founded { .. }
         | Command::Paused { .. }
         | Command::Resumed { .. }
+        | Command::QuorumChanged { .. }
+        | Command::QuorumConfirmed { .. }
         | Command::Acknowledged { .. }
         | Command::RunOverridden { .. } => format!("{command:?}"),
     }

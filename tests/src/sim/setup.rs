@@ -99,6 +99,8 @@ impl Setup {
             profile,
             timing: None,
             durability: Durability::Bounded,
+            quorum_size: 1,
+            quorum_drop_after_seconds: 30,
             max_lag_bytes: MAX_LAG_BYTES,
             automatic: true,
             hold_down_seconds,

@@ -90,6 +90,8 @@ impl World {
             | Command::RepairEnded { .. }
             | Command::Paused { .. }
             | Command::Resumed { .. }
+            | Command::QuorumChanged { .. }
+            | Command::QuorumConfirmed { .. }
             | Command::Acknowledged { .. }
             | Command::RunOverridden { .. } => false,
         });
@@ -131,6 +133,8 @@ impl World {
             | Command::PromotionCommitted { .. }
             | Command::Paused { .. }
             | Command::Resumed { .. }
+            | Command::QuorumChanged { .. }
+            | Command::QuorumConfirmed { .. }
             | Command::Acknowledged { .. }
             | Command::RunOverridden { .. } => false,
         });

@@ -6,6 +6,7 @@ use mesh_failover::guard::{Rejoin, Task, TaskResult};
 use mesh_proto::DataIncarnation;
 use mesh_proto::effect::Rejoined;
 use mesh_proto::lease::{FenceCause, LeaseTerm, ReceiptLevel};
+use mesh_proto::quorum::QuorumConfig;
 
 use super::clock::{Time, ms, us};
 use super::mutant::Mutation;
@@ -34,6 +35,7 @@ pub(super) enum Stage {
     Promote {
         server: u64,
         term: LeaseTerm,
+        quorum: Option<Box<QuorumConfig>>,
         until: Time,
     },
     /// The epoch is written; clients may come in.
@@ -88,7 +90,7 @@ impl World {
                 let server = self.servers[instance].life;
                 (self.rng.range(ms(40), ms(400)), Stage::StandbyUp { server, frozen })
             }
-            Task::OpenPrimary { term } => {
+            Task::OpenPrimary { term, quorum } => {
                 let delay = match self.servers[instance].processes {
                     Processes::Primary => ms(2),
                     Processes::Standby => self.rng.range(ms(30), ms(250)),
@@ -96,7 +98,7 @@ impl World {
                         self.rng.range(ms(60), ms(500))
                     }
                 };
-                (delay, Stage::Promote { server, term, until })
+                (delay, Stage::Promote { server, term, quorum, until })
             }
             Task::Freeze { .. } => (self.rng.range(ms(5), ms(40)), Stage::Frozen { server }),
             Task::Follow(rejoin) => {
@@ -180,7 +182,9 @@ impl World {
                 }
                 self.task_over(instance, job, TaskResult::Done);
             }
-            Stage::Promote { server, term, until } => self.promote(instance, job, server, term, until),
+            Stage::Promote { server, term, quorum, until } => {
+                self.promote(instance, job, server, (term, quorum), until);
+            }
             Stage::Open { server, term } => self.open(instance, job, server, term),
             Stage::Frozen { server } => {
                 self.guards[instance].running = None;
@@ -188,8 +192,10 @@ impl World {
                     self.task_over(instance, job, failed("the server does not answer"));
                     return;
                 }
-                self.servers[instance].upstream = None;
-                self.servers[instance].streaming = false;
+                if self.mutation != Some(Mutation::FreezeNotFinal) {
+                    self.servers[instance].upstream = None;
+                    self.servers[instance].streaming = false;
+                }
                 let at = self.servers[instance].position();
                 self.task_over(instance, job, TaskResult::At(at));
             }
@@ -251,7 +257,14 @@ impl World {
         self.task_over(instance, job, result);
     }
 
-    fn promote(&mut self, instance: usize, job: u64, server: u64, term: LeaseTerm, until: Time) {
+    fn promote(
+        &mut self,
+        instance: usize,
+        job: u64,
+        server: u64,
+        (term, quorum): (LeaseTerm, Option<Box<QuorumConfig>>),
+        until: Time,
+    ) {
         let life = self.guards[instance].life;
         let now = self.clock(self.host(instance));
         let holds = self.guards[instance].guard.holds(now, term);
@@ -295,13 +308,23 @@ impl World {
             } else {
                 self.after(
                     ms(50),
-                    Event::Task { instance, life, job, stage: Stage::Promote { server, term, until } },
+                    Event::Task {
+                        instance,
+                        life,
+                        job,
+                        stage: Stage::Promote { server, term, quorum, until },
+                    },
                 );
             }
             return;
         }
         self.servers[instance].died = false;
         let server = self.servers[instance].life;
+        // Set before the promotion, so that there is no commit that did not wait.
+        if self.mutation != Some(Mutation::QuorumAfterPromotion) {
+            self.servers[instance].sync.config = quorum.as_deref().cloned();
+            self.servers[instance].sync.coming = None;
+        }
         let delay = self.rng.range(ms(1), ms(30));
         self.after(delay, Event::Task { instance, life, job, stage: Stage::Open { server, term } });
     }
@@ -382,6 +405,8 @@ impl World {
             }
         };
         let timeline = self.servers[primary].timeline;
+        // Under the life of the data that it had when it was told to.
+        self.name_standby(instance, rejoin.epoch);
         let it = &mut self.servers[instance];
         it.life += 1;
         it.upstream = Some(primary);
@@ -434,10 +459,11 @@ impl World {
             // A hung or stopped primary's connections stay; nothing comes through them.
             let stalls = source.frozen || source.hung;
             self.servers[standby].streaming = connected;
-            if connected && !stalls {
+            if connected && !stalls && !self.servers[standby].stalled {
                 let most = if self.rng.chance(900) { usize::MAX } else { self.rng.below(4) };
                 self.copy(primary, standby, most);
             }
         }
+        self.release();
     }
 }

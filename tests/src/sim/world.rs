@@ -124,6 +124,12 @@ pub(super) enum Event {
         server: u64,
         set: bool,
     },
+    /// A commit quorum comes into force.
+    Quorum {
+        instance: usize,
+        server: u64,
+        version: u64,
+    },
     Stream,
     Raft,
     Commit {
@@ -252,6 +258,9 @@ impl World {
         for instance in 0..self.setup.instances.len() {
             let guard = GuardHost::new(self, instance);
             self.guards.push(guard);
+            if instance > 0 {
+                self.name_standby(instance, Epoch(1));
+            }
         }
         let first = self.guards[0].guard.state().clone();
         for entry in self.setup.founding(&first.data, &first.guard) {
@@ -381,6 +390,7 @@ impl World {
             Event::Task { instance, life, job, stage } => self.task_stage(instance, life, job, stage),
             Event::Leash { instance, token } => self.leash_pulls(instance, token),
             Event::Gate { instance, server, set } => self.gate(instance, server, set),
+            Event::Quorum { instance, server, version } => self.quorum_in_force(instance, server, version),
             Event::Stream => self.stream(),
             Event::Raft => self.raft_tick(),
             Event::Commit { proposal } => self.commit(proposal),
@@ -408,6 +418,7 @@ impl World {
             | Event::GuardDisk { instance, .. }
             | Event::Task { instance, .. }
             | Event::Gate { instance, .. }
+            | Event::Quorum { instance, .. }
             | Event::Leash { instance, .. } => Some(self.host(*instance)),
             Event::Stream
             | Event::Raft

@@ -28,6 +28,8 @@ pub struct Glimpse {
     pub streaming: bool,
     /// The address that the receiver streams from, or that `primary_conninfo` names.
     pub upstream: Option<SocketAddr>,
+    /// The `application_name` that `primary_conninfo` names.
+    pub name: Option<String>,
     /// `synchronous_standby_names`.
     pub sync_names: String,
 }
@@ -120,31 +122,33 @@ async fn look(
         have: first.max(replayed),
         replayed,
         streaming,
-        upstream: sender.or_else(|| configured(&conninfo)),
+        upstream: sender.or_else(|| configured(&conninfo).0),
+        name: configured(&conninfo).1,
         sync_names: get(what, row, 9)?,
     };
     Ok((glimpse, get(what, row, 10)?))
 }
 
-/// The literal address in a `primary_conninfo`, if it names one. Read by hand, because libpq knows keys that the client library here
+/// The literal address in a `primary_conninfo`, if it names one, and the `application_name`. Read by hand, because libpq knows keys that the client library here
 /// refuses.
-fn configured(conninfo: &str) -> Option<SocketAddr> {
+fn configured(conninfo: &str) -> (Option<SocketAddr>, Option<String>) {
     let mut rest = conninfo.trim_start();
-    let (mut ip, mut port) = (None::<IpAddr>, 5432);
+    let (mut ip, mut port, mut name) = (None::<IpAddr>, Some(5432), None);
     while let Some((key, after)) = rest.split_once('=') {
         let after = after.trim_start();
         let (value, next) = match after.strip_prefix('\'') {
-            Some(quoted) => quoted.split_once('\'')?,
+            Some(quoted) => quoted.split_once('\'').unwrap_or((quoted, "")),
             None => after.split_once(char::is_whitespace).unwrap_or((after, "")),
         };
         match key.trim() {
             "host" | "hostaddr" => ip = value.parse().ok().or(ip),
-            "port" => port = value.parse().ok()?,
+            "port" => port = value.parse().ok(),
+            "application_name" => name = Some(value.to_owned()),
             _ => {}
         }
         rest = next.trim_start();
     }
-    ip.map(|ip| SocketAddr::new(ip, port))
+    (ip.zip(port).map(|(ip, port)| SocketAddr::new(ip, port)), name)
 }
 
 #[cfg(test)]
@@ -153,10 +157,10 @@ mod tests {
 
     #[test]
     fn a_frozen_standby_names_no_upstream() {
-        assert_eq!(configured(""), None);
+        assert_eq!(configured(""), (None, None));
         let there =
             "host='10.0.0.1' port='5433' user='r' passfile='/a b' tcp_user_timeout=5000 application_name='x'";
-        assert_eq!(configured(there), Some("10.0.0.1:5433".parse().unwrap()));
-        assert_eq!(configured("host=name.example"), None);
+        assert_eq!(configured(there), (Some("10.0.0.1:5433".parse().unwrap()), Some("x".to_owned())));
+        assert_eq!(configured("host=name.example"), (None, None));
     }
 }

@@ -24,6 +24,7 @@ mod postmaster;
 mod probe;
 mod promote;
 mod prove;
+mod quorum;
 mod rejoin;
 mod roles;
 mod sql;
@@ -62,6 +63,7 @@ pub use promote::{
     EpochError, EpochRow, PromoteError, Promoted, Recorded, checkpoint, end_of_wal, promote, record_epoch,
 };
 pub use prove::{Proof, ProveError, Through, prove};
+pub use quorum::{change_sync, marker};
 pub use rejoin::{
     Diverged, How, Journal, JournalError, NoRewind, RejoinError, RejoinProgress, RejoinRequest, Rejoined,
     Repointed, Stage, rejoin, repoint, unfinished,

@@ -27,7 +27,7 @@ fn a_running_primary_is_adopted_and_not_restarted() {
     rig.run(Millis(300));
     assert!(rig.guard.state().armed);
     assert!(matches!(rig.leash, Leash::Until(_)));
-    assert_eq!(rig.task(), Some(&Task::OpenPrimary { term: term(1, 1) }));
+    assert_eq!(rig.task(), Some(&Task::OpenPrimary { term: term(1, 1), quorum: None }));
     rig.opened();
     rig.run(Millis(5_000));
     assert_eq!(rig.status().lease.unwrap().term, term(1, 1));
@@ -71,7 +71,7 @@ fn the_end_of_the_lease_fences_without_anybody() {
     // The way back: a new number.
     rig.grant(1, 2);
     rig.run(Millis(300));
-    assert_eq!(rig.task(), Some(&Task::OpenPrimary { term: term(1, 2) }));
+    assert_eq!(rig.task(), Some(&Task::OpenPrimary { term: term(1, 2), quorum: None }));
     rig.opened();
     rig.run(Millis(300));
     assert_eq!(rig.status().receipt, None);
@@ -150,7 +150,7 @@ fn a_killed_guard_gives_the_receipt_at_its_restart_and_starts_a_standby() {
     assert!(rig.asked.last().unwrap().lease.is_none());
     rig.grant(1, 2);
     rig.run(Millis(300));
-    assert_eq!(rig.task(), Some(&Task::OpenPrimary { term: term(1, 2) }));
+    assert_eq!(rig.task(), Some(&Task::OpenPrimary { term: term(1, 2), quorum: None }));
 }
 
 #[test]

@@ -4,6 +4,7 @@
 mod leases;
 mod orders;
 mod property;
+mod quorum;
 
 use std::collections::BTreeMap;
 
@@ -66,6 +67,8 @@ struct Rig {
     leash: Leash,
     job: Option<(u64, Task)>,
     gated: bool,
+    /// The versions of the commit quorum that it was told to set.
+    quorums: Vec<u64>,
     answers: BTreeMap<u64, Outcome>,
     asked: Vec<RenewRequest>,
     next_order: u64,
@@ -83,6 +86,7 @@ impl Rig {
             timing: policy::profile(Profile::Lan),
             pause: None,
             system_id: None,
+            quorum: None,
         };
         let facts = LocalFacts {
             process,
@@ -91,6 +95,7 @@ impl Rig {
             receiving: None,
             write_probe: WriteProbe::NotApplicable,
             commit_gate: CommitGate::Open,
+            quorum: None,
             downgraded: Vec::new(),
             trouble: None,
             rival: None,
@@ -107,6 +112,7 @@ impl Rig {
             leash: Leash::Off,
             job: None,
             gated: false,
+            quorums: Vec::new(),
             answers: BTreeMap::new(),
             asked: Vec::new(),
             next_order: 1,
@@ -129,8 +135,12 @@ impl Rig {
     /// A standby of a founded group whose primary is another.
     fn standby() -> Self {
         let mut rig = Self::new(ProcessState::Standby);
-        rig.facts.receiving =
-            Some(Receiving { streaming: true, from: Some("10.0.0.2:5432".to_owned()), advanced: Millis(10) });
+        rig.facts.receiving = Some(Receiving {
+            streaming: true,
+            from: Some("10.0.0.2:5432".to_owned()),
+            advanced: Millis(10),
+            name: None,
+        });
         rig.view.applied += 1;
         rig.view.epoch = Epoch(1);
         rig.view.system_id = Some(SYSTEM);
@@ -191,6 +201,7 @@ impl Rig {
     fn act(&mut self, action: Action) {
         match action {
             Action::Leash(leash) => self.leash = leash,
+            Action::SetQuorum(config) => self.quorums.push(config.version),
             Action::Persist(state) if self.disk_works => {
                 let bytes = encode(Kind::GuardState, &*state).unwrap();
                 self.disk = Some(decode(Kind::GuardState, &bytes).unwrap());

@@ -110,7 +110,11 @@ fn a_promotion_acquires_opens_and_tells() {
     let data = rig.guard.state().data.clone();
     let promote = Effect::Promote { instance: me(), term: term(2, 1), data };
     let id = rig.order(2, promote.clone());
-    assert_eq!(rig.task(), Some(&Task::OpenPrimary { term: term(2, 1) }), "at once, in one round");
+    assert_eq!(
+        rig.task(),
+        Some(&Task::OpenPrimary { term: term(2, 1), quorum: None }),
+        "at once, in one round"
+    );
     assert!(rig.guard.holds(rig.now, term(2, 1)));
     assert!(!rig.guard.holds(rig.now, term(2, 2)));
     assert_eq!(
@@ -207,7 +211,7 @@ fn a_hand_over_stops_cleanly_and_gives_the_shutdown_checkpoint() {
     // Aborted: a new number, and it opens again.
     rig.grant(1, 2);
     rig.run(Millis(300));
-    assert_eq!(rig.task(), Some(&Task::OpenPrimary { term: term(1, 2) }));
+    assert_eq!(rig.task(), Some(&Task::OpenPrimary { term: term(1, 2), quorum: None }));
 }
 
 #[test]

@@ -125,7 +125,7 @@ impl World {
         match rig.task().cloned() {
             None => {}
             Some(Task::Fence { .. } | Task::HandOver { .. }) => rig.quiet(),
-            Some(Task::OpenPrimary { term }) => {
+            Some(Task::OpenPrimary { term, .. }) => {
                 // The runtime asks again immediately before.
                 if rig.guard.holds(rig.now, term) {
                     rig.opened();

@@ -1,13 +1,13 @@
 //! Questions that change something without a run: specs, founding, pauses, acknowledgements. Asked of the leader.
 
 use mesh_failover::coordinator::Request;
-use mesh_failover::policy;
+use mesh_failover::{policy, quorum};
 use mesh_proto::command::{Applied, Command};
 use mesh_proto::evidence::ProcessState;
 use mesh_proto::lease::StatusRef;
 use mesh_proto::operator::{Answer, Refusal, RefusalCode};
 use mesh_proto::run::Actor;
-use mesh_proto::spec::{Engine, GroupSpec};
+use mesh_proto::spec::{Durability, Engine, GroupSpec};
 use mesh_proto::{GroupName, InstanceName, Millis};
 
 use super::{Asked, LOOK, Reply, lost, refused};
@@ -48,12 +48,13 @@ impl Asked {
         }
         if dry_run {
             let what = if version == 0 { "would be created" } else { "would be changed" };
-            return Ok(Answer::Done(format!("{} {what} (version {})", spec.group, version + 1)));
+            let losses = losses(&spec);
+            return Ok(Answer::Done(format!("{} {what} (version {}){losses}", spec.group, version + 1)));
         }
-        let group = spec.group.clone();
+        let (group, losses) = (spec.group.clone(), losses(&spec));
         self.commit(actor, vec![Command::SpecApplied { replaces: version, spec }]).await?;
         let next = if version == 0 { "; name its primary with `mesh adopt INSTANCE`" } else { "" };
-        Ok(Answer::Done(format!("{group} applied, version {}{next}", version + 1)))
+        Ok(Answer::Done(format!("{group} applied, version {}{next}{losses}", version + 1)))
     }
 
     /// PROTOCOL, Birth: the instance runs as primary, every other one is a standby of the same cluster.
@@ -264,5 +265,13 @@ impl Asked {
                 "look at `mesh status` for the names",
             )),
         }
+    }
+}
+
+/// What the loss of each site does to a zero-loss group, a line each; nothing for others.
+fn losses(spec: &GroupSpec) -> String {
+    match spec.durability {
+        Durability::Bounded => String::new(),
+        Durability::ZeroLoss => quorum::site_losses(spec).iter().map(|loss| format!("\n  {loss}")).collect(),
     }
 }

@@ -3,6 +3,7 @@
 use mesh_failover::coordinator::Request;
 use mesh_failover::errands;
 use mesh_failover::plan::{self, Wish, holds};
+use mesh_failover::quorum;
 use mesh_failover::state::{Group, wants_a_primary};
 use mesh_failover::verdict::{self, Judgement};
 use mesh_proto::command::{Command, Verdict};
@@ -27,6 +28,7 @@ struct Considered {
     wish: Wish,
     newest: Option<RunId>,
     paused: Option<String>,
+    zero_loss: bool,
     /// Services and hooks towards the best candidate.
     errands: Vec<Errand>,
 }
@@ -34,8 +36,9 @@ struct Considered {
 impl Asked {
     pub(super) async fn failover(&self, actor: Actor, ask: FailoverAsk) -> Reply {
         let name = self.group(ask.group.as_ref())?;
-        if let Some(run) =
-            self.going_on(&name).filter(|run| ask.force && !ask.dry_run && wants_a_primary(run))
+        if let Some(run) = self
+            .going_on(&name)
+            .filter(|run| (ask.force || ask.accept_loss) && !ask.dry_run && wants_a_primary(run))
         {
             return self.override_stuck(actor, &name, &run, &ask).await;
         }
@@ -107,8 +110,13 @@ impl Asked {
             ));
         }
         let (group, reason) = (name.clone(), ask.reason.clone());
-        let overridden =
-            Command::RunOverridden { group, run: run.id, site: ask.site.clone(), reason: reason.clone() };
+        let overridden = Command::RunOverridden {
+            group,
+            run: run.id,
+            site: ask.site.clone(),
+            accept_loss: ask.accept_loss,
+            reason: reason.clone(),
+        };
         let retry = Command::Signalled {
             group: name.clone(),
             run: run.id,
@@ -160,7 +168,8 @@ impl Asked {
                     } else {
                         ask.reason.clone()
                     },
-                    accept_lag: ask.force,
+                    accept_lag: ask.force || ask.accept_loss,
+                    accept_loss: ask.accept_loss,
                     lost_for: None,
                 };
                 let Some(plan) = plan::make(now, group, heard, &wish) else {
@@ -171,9 +180,11 @@ impl Asked {
                     ));
                 };
                 let findings = plan::check(now, group, heard, &plan);
-                let standings = plan::assess(now, group, heard, ask.force);
+                let standings = plan::assess(now, group, heard, wish.waived());
                 let may_lose = match kind {
                     RunKind::Switchover => Some(0),
+                    // Proved from the frozen standbys, or the run is stuck.
+                    RunKind::Failover if quorum::asked(group) && !ask.accept_loss => Some(0),
                     RunKind::Failover => plan.candidates.first().and_then(|first| {
                         standings.iter().find(|s| s.instance == *first).and_then(|s| s.lag)
                     }),
@@ -187,7 +198,19 @@ impl Asked {
                 let goal = plan.candidates.first();
                 let errands = goal.map(|goal| errands::towards(&plan, &group.spec, goal)).unwrap_or_default();
                 let errands = errands.into_iter().cloned().collect();
-                Ok(Considered { plan, findings, judgement, may_lose, wait, wish, newest, paused, errands })
+                let zero_loss = quorum::asked(group);
+                Ok(Considered {
+                    plan,
+                    findings,
+                    judgement,
+                    may_lose,
+                    wait,
+                    wish,
+                    newest,
+                    paused,
+                    zero_loss,
+                    errands,
+                })
             })
         })
     }
@@ -321,13 +344,13 @@ fn already(group: &Group, what: String, judgement: &Judgement) -> Refusal {
 }
 
 fn no_reason() -> Refusal {
-    let what = "--force needs a reason, which the audit keeps";
+    let what = "--force and --accept-loss need a reason, which the audit keeps";
     Refusal::new(RefusalCode::Invalid, what, "add --reason \"…\"")
 }
 
 /// Why the failover is not started, with what it would cost and which command overrides it.
 fn refusal(ask: &FailoverAsk, found: &Considered) -> Option<Refusal> {
-    if ask.force && ask.reason.trim().is_empty() {
+    if (ask.force || ask.accept_loss) && ask.reason.trim().is_empty() {
         return Some(no_reason());
     }
     if let Some(reason) = &found.paused {
@@ -347,7 +370,10 @@ fn refusal(ask: &FailoverAsk, found: &Considered) -> Option<Refusal> {
         let rejected = found.plan.rejected.iter().map(|(name, why)| format!("{name} {why}"));
         let what: Vec<_> = found.findings.iter().cloned().chain(rejected).collect();
         let lag = found.plan.rejected.iter().any(|(_, why)| why.contains("max_lag_bytes"));
-        let next = if lag && !ask.force {
+        let next = if found.zero_loss && !ask.accept_loss && found.plan.candidates.is_empty() {
+            "bring the primary or those standbys back; or `mesh failover --accept-loss --reason \"…\"`, which promotes the \
+             furthest all the same and may lose acknowledged writes; nothing was changed"
+        } else if lag && !ask.force {
             "bring the primary or another standby back; or `mesh failover --force --reason \"…\"`, which promotes it all the \
              same and loses what it lacks; nothing was changed"
         } else {

@@ -4,10 +4,12 @@
 use mesh_failover::state::{Group, MeshState};
 use mesh_failover::verdict::observations::route_sight;
 use mesh_failover::verdict::votes;
-use mesh_failover::{Moment, plan};
+use mesh_failover::{Moment, plan, quorum};
 use mesh_proto::command::Verdict;
 use mesh_proto::effect::{Effect, Finding, Outcome, Target};
-use mesh_proto::operator::{Answer, GroupStatus, InstanceStatus, NodeView, RouteStatus, StatusView, WhyView};
+use mesh_proto::operator::{
+    Answer, GroupStatus, InstanceStatus, NodeView, QuorumView, RouteStatus, StatusView, WhyView,
+};
 use mesh_proto::spec::{InstanceSpec, RouteSpec};
 use mesh_proto::{GroupName, Millis, RouteName};
 
@@ -77,6 +79,10 @@ impl Asked {
             verdict: group.verdict.clone(),
             timing: group.timing.clone(),
             automatic: group.spec.automatic,
+            quorum: quorum::asked(group).then(|| QuorumView {
+                waits_for: group.quorum().map_or("nobody".to_owned(), ToString::to_string),
+                not_yet: group.not_yet_zero_loss(),
+            }),
             blocked: group
                 .verdict
                 .blocked

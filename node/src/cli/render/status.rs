@@ -79,6 +79,13 @@ fn of_group(group: &GroupStatus, detail: Detail, look: &Look) -> String {
     }
     // A healthy or paused group's first line said it already.
     let said = group.pause.is_some() || group.verdict.verdict == Verdict::Healthy;
+    if let Some(quorum) = &group.quorum {
+        let waits = format!("zero loss: a commit waits for {}", quorum.waits_for);
+        out.push_str(&look.labelled(Tone::Plain, "  quorum   ", &waits));
+        if let Some(why) = &quorum.not_yet {
+            out.push_str(&look.labelled(Tone::Warn, "  quorum   ", &format!("not yet zero-loss: {why}")));
+        }
+    }
     if let Some(why) = group.blocked.as_ref().or(group.verdict.blocked.as_ref()).filter(|_| !said) {
         out.push_str(&look.labelled(Tone::Warn, "  blocked  ", why));
     }

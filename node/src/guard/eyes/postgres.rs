@@ -9,6 +9,7 @@ use mesh_adapters::postgres::{
 use mesh_adapters::process::{MainProcess, reap_adopted};
 use mesh_failover::guard::{CommitGate, LocalFacts};
 use mesh_proto::evidence::{Position, ProcessState, Receiving, WriteProbe};
+use mesh_proto::quorum::QuorumStanding;
 use mesh_proto::{Lsn, Millis};
 
 use super::{LOOK_WITHIN, PATIENCE, STOPPED, stopped};
@@ -161,9 +162,14 @@ impl Sight {
                 streaming: g.streaming,
                 from: g.upstream.map(|address| address.to_string()),
                 advanced,
+                name: g.name.clone(),
             }),
             write_probe,
             commit_gate: self.server.gate(),
+            quorum: self
+                .server
+                .quorum()
+                .map(|(config, stage)| QuorumStanding { version: config.version, stage }),
             downgraded: self.server.downgraded(),
             trouble,
             rival: None,

@@ -164,6 +164,8 @@ impl<'a> View<'a> {
             | Command::Paused { .. }
             | Command::Resumed { .. }
             | Command::Acknowledged { .. }
+            | Command::QuorumChanged { .. }
+            | Command::QuorumConfirmed { .. }
             | Command::RunOverridden { .. } => summary(),
         }
     }
@@ -189,6 +191,7 @@ const fn role(command: &Command) -> Option<&'static str> {
         | Command::Paused { .. }
         | Command::Resumed { .. }
         | Command::Acknowledged { .. }
+        | Command::QuorumChanged { .. }
         | Command::RunOverridden { .. } => Some("decides"),
         Command::StepsStarted { .. }
         | Command::StepEnded { .. }
@@ -197,6 +200,7 @@ const fn role(command: &Command) -> Option<&'static str> {
         Command::MeshFormed { .. }
         | Command::MemberAdded { .. }
         | Command::MemberRemoved { .. }
+        | Command::QuorumConfirmed { .. }
         | Command::SpecApplied { .. } => None,
     }
 }

@@ -1,0 +1,129 @@
+//! A zero-loss group: what a client saw acknowledged is there after every failover, or nobody is promoted.
+
+use std::time::{Duration, Instant};
+
+use mesh_tests::lab::cluster::{Cluster, DR, EAST, WITNESS};
+use mesh_tests::lab::haproxy::Follows;
+use mesh_tests::lab::mesh;
+use mesh_tests::lab::wait::{Look, until};
+
+use crate::support::{flowing, formed, formed_as, newest_run, turn};
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// Waits until the group's commits wait for its standby, and the mesh is sure of it.
+async fn zero_loss(cluster: &Cluster) {
+    let sure = until("every commit waits for the standby", LIMIT, || async {
+        let quorum = cluster.group().await?.quorum;
+        Ok(match quorum {
+            Some(quorum) if quorum.not_yet.is_none() => Look::There(()),
+            other => Look::NotYet(format!("{other:?}")),
+        })
+    })
+    .await;
+    cluster.explained(sure).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_killed_primaries_lose_nothing_that_was_acknowledged() {
+    let _turn = turn().await;
+    let cluster = formed_as(Follows::RuntimeApi, "durability = \"zero-loss\"\nhold_down_seconds = 0").await;
+    zero_loss(&cluster).await;
+    let mut writer = cluster.writer();
+    flowing(&writer).await;
+    for (from, to) in [(EAST, "pg-dr"), (DR, "pg-east"), (EAST, "pg-dr")] {
+        let (before, fault) = (newest_run(&cluster).await, Instant::now());
+        cluster.servers[from].kill_postmaster().unwrap();
+        let run = cluster.until_run_done(before, LIMIT).await;
+        let run = cluster.explained(run).await.unwrap();
+        assert_eq!(run.promotion.as_ref().unwrap().instance.as_str(), to);
+        assert!(run.promotion.unwrap().durability.is_some());
+        // Commits flow only when the old primary is a standby again: there is no other one to wait for.
+        let flows = writer.outage(fault, Duration::from_secs(20), LIMIT).await;
+        cluster.explained(flows).await.unwrap();
+        let healthy = cluster.until_healthy(to, LIMIT).await;
+        cluster.explained(healthy).await.unwrap();
+        zero_loss(&cluster).await;
+    }
+    writer.stop().await.unwrap();
+    let (acked, lost) = writer.lost(&cluster.servers[DR].local_client()).await.unwrap();
+    assert!(acked > 150, "{acked} acknowledged");
+    assert_eq!(lost, Vec::<i64>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_waits_while_its_only_standby_is_away() {
+    let _turn = turn().await;
+    let mut cluster = formed_as(Follows::RuntimeApi, "durability = \"zero-loss\"").await;
+    zero_loss(&cluster).await;
+    let writer = cluster.writer();
+    flowing(&writer).await;
+    cluster.lose(DR).await.unwrap();
+    let quiet = until("nothing is acknowledged any more", LIMIT, || async {
+        let moment = Instant::now() - Duration::from_secs(3);
+        let newer = writer.after(moment).len();
+        Ok(if newer == 0 { Look::There(()) } else { Look::NotYet(format!("{newer} acknowledged")) })
+    })
+    .await;
+    cluster.explained(quiet).await.unwrap();
+    cluster.boot(DR).unwrap();
+    let (before, back) = (writer.count(), LIMIT);
+    let flows = until("writes flow again", back, || async {
+        let count = writer.count();
+        Ok(if count > before + 20 { Look::There(()) } else { Look::NotYet(format!("{count}")) })
+    })
+    .await;
+    cluster.explained(flows).await.unwrap();
+    assert_eq!(cluster.group().await.unwrap().primary.unwrap().as_str(), "pg-east");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_may_lack_a_commit_is_promoted_only_when_the_loss_is_accepted() {
+    let _turn = turn().await;
+    let mut cluster = formed().await;
+    cluster.lose(DR).await.unwrap();
+    // Asked for while nobody could flush a commit: so far commits wait for nobody, and status says so.
+    let spec = mesh::spec(
+        &cluster.nodes,
+        &cluster.servers,
+        &cluster.routes(),
+        "durability = \"zero-loss\"\nhold_down_seconds = 0",
+    );
+    let file = cluster.ground().file("orders.toml", &spec).unwrap().display().to_string();
+    let said = cluster.must(WITNESS, &["apply", "-f", &file]).await.unwrap();
+    assert!(said.out.contains("east lost with pg-east as primary"), "{}", said.text());
+    cluster.servers[EAST].superuser("INSERT INTO lab SELECT -g FROM generate_series(1, 100) g").await.unwrap();
+    says(&cluster, &["not yet zero-loss", "wait for no standby"]).await;
+    cluster.lose(EAST).await.unwrap();
+    cluster.boot(DR).unwrap();
+    says(&cluster, &["DOWN", "only the old primary surely has them"]).await;
+    let said = cluster.nodes[DR].ask(&cluster.mesh, &["failover", "--site", "dr", "--yes"]).await.unwrap();
+    assert_eq!(said.code, 3, "{}", said.text());
+    assert!(said.text().contains("--accept-loss"), "{}", said.text());
+    assert!(!cluster.servers[DR].is_primary().await.unwrap());
+    let accepted =
+        ["failover", "--site", "dr", "--accept-loss", "--reason", "the site is gone", "--yes", "--detach"];
+    let before = newest_run(&cluster).await;
+    let said = cluster.nodes[DR].ask(&cluster.mesh, &accepted).await.unwrap();
+    assert_eq!(said.code, 0, "{}", said.text());
+    // Nothing is acknowledged before a standby is there to flush it.
+    cluster.boot(EAST).unwrap();
+    let done = cluster.until_run_done(before, LIMIT).await;
+    let run = cluster.explained(done).await.unwrap();
+    assert!(run.plan.accept_loss);
+    cluster.until_healthy("pg-dr", LIMIT).await.unwrap();
+    zero_loss(&cluster).await;
+    let audit = cluster.audit(1).await.unwrap();
+    assert!(audit.iter().any(|record| record.summary.contains("acknowledged writes may be lost, as accepted")));
+}
+
+/// Waits until `mesh status` has all these words.
+async fn says(cluster: &Cluster, words: &[&str]) {
+    let seen = until(&format!("the status says {words:?}"), LIMIT, || async {
+        let said = cluster.nodes[WITNESS].ask(&cluster.mesh, &["status"]).await?;
+        let all = words.iter().all(|word| said.out.contains(word));
+        Ok(if all { Look::There(()) } else { Look::NotYet(said.text()) })
+    })
+    .await;
+    cluster.explained(seen).await.unwrap();
+}
