@@ -134,6 +134,13 @@ fn check_engine(spec: &GroupSpec) -> Vec<Finding> {
             ));
         }
     }
+    if spec.engine == Engine::Redis && spec.durability == Durability::ZeroLoss {
+        findings.push(Finding::new(
+            "durability",
+            "Redis acknowledges a write before any replica has it: \"zero-loss\" cannot be kept",
+            "use \"bounded\", and set max_lag_bytes to the loss you can accept",
+        ));
+    }
     for route in &spec.routes {
         if spec.engine == Engine::Redis && matches!(route.target, RouteTarget::Pgbouncer(_)) {
             findings.push(Finding::new(

@@ -145,6 +145,7 @@ fn a_stuck_run_goes_on_without_its_limits_and_no_other_run_does() {
         actor: Actor::Mesh,
         reason: "lost".to_owned(),
         accept_lag: false,
+        accept_loss: false,
         lost_for: None,
     };
     let plan = make(Moment(200), group, &heard, &wish).unwrap();
@@ -156,6 +157,7 @@ fn a_stuck_run_goes_on_without_its_limits_and_no_other_run_does() {
         group: name(),
         run,
         site: site.map(|site| site.parse().unwrap()),
+        accept_loss: false,
         reason: "it costs more".to_owned(),
     };
     assert!(matches!(apply(&mut state, 10, vec![Command::RunOpened { plan }]), Applied::Done { .. }));

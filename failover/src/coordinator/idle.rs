@@ -105,7 +105,7 @@ impl Driver {
         // A Redis that was killed has forgotten what it had not saved, and its replicas have not.
         let forgets = match group.spec.engine {
             Engine::Postgres => false,
-            Engine::Redis => plan::assess(context.now, group, context.heard, false)
+            Engine::Redis => plan::assess(context.now, group, context.heard, plan::Waived::default())
                 .iter()
                 .any(|standing| standing.rejected.is_none()),
         };

@@ -18,9 +18,9 @@ use mesh_proto::spec::DnsName;
 use mesh_proto::{AgentName, GroupName, InstanceName, MeshId, NodeId, SiteName};
 use serde::Deserialize;
 
+pub use aws::{Elbv2Section, Endpoint, EndpointError, Route53Section};
 pub use errands::{HookSection, ServiceSection};
 pub use guarded::Guarded;
-pub use aws::{Elbv2Section, Endpoint, EndpointError, Route53Section};
 pub use locate::Problem;
 pub use redis::{RedisProbeSection, RedisSection, RedisTls};
 

@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 use super::driver::Input;
 use super::engine::Engine;
 use super::files::{DATA_BYTES, unique};
-use super::quorum;
+use super::quorum::{self, GATE_WITHIN};
 use super::server::{Launcher, Life, Server};
 use crate::leash::Leash;
 
@@ -347,12 +347,7 @@ impl Hand {
         Ok(())
     }
 
-    async fn open_primary(
-        &self,
-        instance: &Instance,
-        term: LeaseTerm,
-        quorum: Option<QuorumConfig>,
-    ) -> Done {
+    async fn open_primary(&self, instance: &Instance, term: LeaseTerm, quorum: Option<QuorumConfig>) -> Done {
         let (server, deadline) = (&self.server, self.deadline);
         self.must_hold(term).await?;
         let counts = quorum.as_ref().is_some_and(|config| config.k > 0);

@@ -11,7 +11,7 @@ use super::hands::chain;
 use super::server::Server;
 
 /// How long setting or lifting the commit gate may take.
-const GATE_WITHIN: Duration = Duration::from_secs(1);
+pub(super) const GATE_WITHIN: Duration = Duration::from_secs(1);
 /// How long changing the quorum may take: two settings, each seen in force.
 const CHANGE_WITHIN: Duration = Duration::from_secs(2);
 /// How long one marker is waited for before the next one is written.
@@ -96,11 +96,7 @@ pub(super) async fn set(server: &Server, instance: &Instance, config: QuorumConf
 }
 
 /// Brings the quorum that the server shall have into force.
-pub(super) async fn change(
-    server: &Server,
-    instance: &Instance,
-    deadline: Instant,
-) -> Result<(), GateError> {
+pub(super) async fn change(server: &Server, instance: &Instance, deadline: Instant) -> Result<(), GateError> {
     let Some((config, _)) = server.quorum() else { return Ok(()) };
     pg::change_sync(instance, &setting(Some(&config), false), deadline).await?;
     server.quorum_is(config.version, QuorumStage::InForce);

@@ -2,8 +2,8 @@
 //! error never silently becomes a default. Relations between values are checked in the pure core (`policy`).
 
 mod dns;
-pub(crate) mod errand;
 mod elbv2;
+pub(crate) mod errand;
 mod route;
 
 use serde::{Deserialize, Serialize};
@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use crate::{AgentName, GroupName, InstanceName, Millis, SiteName};
 
 pub use dns::{DnsName, DnsNameError, DnsTarget, Drift, MARKER_LABEL, RecordKind, RecordSpec};
-pub use errand::{CheckSpec, Errand, HookSpec, Moves, OnFailure, Point, ServiceSpec, When, Work};
 pub use elbv2::{Elbv2Target, LbTarget, LbTargetError, TargetGroupArn, TargetGroupArnError};
+pub use errand::{CheckSpec, Errand, HookSpec, Moves, OnFailure, Point, ServiceSpec, When, Work};
 pub use route::{HaproxyTarget, PgbouncerTarget, RouteError, RouteKind, RouteSpec, RouteTarget};
 
 /// One group: the instances that replicate from one primary, the routes that lead to it, and what else moves with it.

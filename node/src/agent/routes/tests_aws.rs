@@ -9,6 +9,7 @@ use mesh_proto::effect::StepRef;
 use mesh_proto::{Epoch, RunId};
 
 use super::*;
+use crate::agent::sightings::Logins;
 
 struct One(GroupSpec);
 
@@ -149,7 +150,7 @@ async fn orders_for_names_and_target_groups_go_from_the_file_to_the_api() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), &moto, zone.trim_start_matches("/hostedzone/"), &arn);
     let gates = Gates::open(dir.path()).unwrap();
-    let keeper = RouteKeeper::new(Holdings::of(&config), None, gates, Arc::new(One(spec(&arn))));
+    let keeper = RouteKeeper::new(Holdings::of(&config), Logins::default(), gates, Arc::new(One(spec(&arn))));
 
     for route in ["name", "nlb"] {
         let not_so = keeper.execute(&order(route, "pg-dr", 2, true)).await;

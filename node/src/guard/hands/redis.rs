@@ -31,7 +31,8 @@ pub(super) async fn perform(hand: &Hand, instance: &Instance, task: Task) -> Don
             start(hand, instance).await?;
             Ok(TaskResult::Done)
         }
-        Task::OpenPrimary { term } => open_primary(hand, instance, term).await,
+        // It waits for no quorum: such a group is refused.
+        Task::OpenPrimary { term, quorum: _ } => open_primary(hand, instance, term).await,
         Task::Freeze { .. } => {
             let position = redis::freeze(instance, deadline).await.map_err(not_frozen)?;
             Ok(TaskResult::At(stands(&position)))
