@@ -13,6 +13,7 @@ pub mod direct;
 pub mod footprint;
 pub mod ground;
 pub mod haproxy;
+mod health;
 pub mod host;
 pub mod mesh;
 pub mod net;
