@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use mesh_proto::audit::AuditRecord;
-use mesh_proto::command::Verdict;
 use mesh_proto::operator::{GroupStatus, StatusView};
 use mesh_proto::run::{Phase, Run};
 use rustix::process::Signal;

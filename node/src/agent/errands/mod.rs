@@ -109,7 +109,7 @@ impl ErrandKeeper {
                     return awaited(done, order, deadline).await;
                 }
                 if !work.is_service() {
-                    return self.interrupted(key, order);
+                    return self.interrupted(key, order, deadline).await;
                 }
             }
             Ok(Begin::New) => {}
@@ -188,19 +188,23 @@ impl ErrandKeeper {
         match self.work(order, group) {
             Err(no) => no.into(),
             Ok(work) if work.is_service() => work.look(deadline).await,
-            Ok(_) if begun => self.interrupted(key, order),
+            Ok(_) if begun => self.interrupted(key, order, deadline).await,
             Ok(_) => refused(Refusal::NotSo, "the hook was never begun here"),
         }
     }
 
     /// A hook that was begun and whose end nobody saw: it may have done its work or not, and is not repeated unasked.
-    fn interrupted(&self, key: &str, order: &Order) -> Outcome {
+    async fn interrupted(&self, key: &str, order: &Order, deadline: Instant) -> Outcome {
         let what = "the agent was restarted while the hook ran; it may have done its work or not";
         let outcome = refused(Refusal::Failed, what);
-        if let Err(error) = locked(&self.journal).end(key, order.step, &outcome) {
-            tracing::error!(error = crate::cli::with_causes(&error), key, "not noted");
+        let noted = outcome.clone();
+        let note = move |journal: &mut Journal, key: &str, order: &Order| {
+            journal.end(key, order.step, &noted).map(|()| Begin::Again(Some(noted)))
+        };
+        match self.on_disk(key, order, deadline, note).await {
+            Ok(_) => outcome,
+            Err(no) => no,
         }
-        outcome
     }
 
     /// The journal's disk may hang: nothing else of the agent waits for it.
@@ -277,3 +281,6 @@ struct Goal {
     instance: InstanceSpec,
     database: String,
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use mesh_adapters::health::Check;
+use mesh_adapters::health::{Check, Unhealthy};
 use mesh_adapters::hooks::{self, Call, Ended, Hook};
 use mesh_adapters::postgres::{ProbeTarget, healthy};
 use mesh_adapters::systemd::{self, Active, Systemd, UnitName};
@@ -263,10 +263,7 @@ impl Service {
                 Err(why) => Found::NotSo(why),
             },
             // Whoever manages it does not tell, so its address has to.
-            (Found::Untold, Some(probe @ Probe::Net(_)), false) => match probe.ask(until).await {
-                Ok(()) => Found::NotSo("it still answers".to_owned()),
-                Err(_) => Found::So,
-            },
+            (Found::Untold, Some(Probe::Net(check)), false) => gone(check, until).await,
             // A database says nothing about a service that is gone.
             (found @ (Found::So | Found::Untold), None | Some(Probe::Net(_) | Probe::Sql { .. }), _) => found,
         }
@@ -315,6 +312,18 @@ impl Probe {
                 healthy(target, query, until).await.map(drop).map_err(|error| crate::cli::with_causes(&error))
             }
         }
+    }
+}
+
+/// Gone is what nobody listens for any more: an error page, or silence, comes from something that is still there.
+async fn gone(check: &Check, until: Instant) -> Found {
+    let (Check::Tcp { address } | Check::Http { address, .. }) = check;
+    match (Check::Tcp { address: *address }).ask(until).await {
+        Ok(_) => Found::NotSo(format!("somebody still listens at {address}")),
+        Err(Unhealthy::Io { source, .. }) if source.kind() == std::io::ErrorKind::ConnectionRefused => {
+            Found::So
+        }
+        Err(error) => Found::NotSo(crate::cli::with_causes(&error)),
     }
 }
 

@@ -1,0 +1,184 @@
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use mesh_adapters::process::ProcessHandle;
+use mesh_proto::effect::Finding;
+use mesh_proto::spec::{Point, Work as Kind};
+use mesh_proto::{Epoch, GroupName, Millis, RunId};
+
+use super::*;
+use crate::config::NodeConfig;
+
+const FILE: &str = r#"
+[mesh]
+id = "shop"
+[[mesh.voter]]
+id = 1
+agent = "dr-1"
+site = "dr"
+address = "10.0.0.2:7400"
+[agent]
+name = "dr-1"
+site = "dr"
+data_dir = "/var/lib/mesh"
+listen = "10.0.0.2:7400"
+socket = "/run/mesh/mesh.sock"
+[tls]
+ca = "/etc/mesh/ca.crt"
+cert = "/etc/mesh/agent.crt"
+key = "/etc/mesh/agent.key"
+"#;
+
+const SPEC: &str = r#"{"group":"orders","instance":[
+    {"name":"pg-dr","site":"dr","agent":"dr-1","address":"10.0.0.2:5432","guard":"10.0.0.2:7401"}],
+    "service":[{"name":"api","site":"dr","agent":"dr-1"},{"name":"foreign","site":"dr","agent":"dr-1"}],
+    "hook":[{"name":"page","agents":["dr-1"]}]}"#;
+
+struct Applied;
+
+impl Specs for Applied {
+    fn spec(&self, _: &GroupName) -> Option<GroupSpec> {
+        serde_json::from_str(SPEC).ok()
+    }
+}
+
+/// An agent on a directory: a service that is a file, and a hook that counts how often it ran.
+fn keeper(dir: &Path, hook: &str) -> ErrandKeeper {
+    let script = |name: &str, text: &str| {
+        let path = dir.join(name);
+        std::fs::write(&path, format!("#!/bin/sh\ncd {}\n{text}\n", dir.display())).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path.display().to_string()
+    };
+    let (start, stop) = (script("start", "echo x >>started; touch up"), script("stop", "rm -f up"));
+    let (check, hook) = (script("check", "test -e up"), script("hook", &format!("echo x >>ran; {hook}")));
+    let text = format!(
+        "{FILE}[[service]]\nname = \"api\"\nstart = [\"{start}\"]\nstop = [\"{stop}\"]\ncheck = [\"{check}\"]\n\
+         [[hook]]\nname = \"page\"\nprogram = \"{hook}\"\n"
+    );
+    let config = NodeConfig::parse(Path::new("mesh.toml"), &text).unwrap();
+    let journal = Journal::open(dir).unwrap();
+    ErrandKeeper::new("dr-1".parse().unwrap(), Allowed::of(&config), None, journal, Arc::new(Applied))
+}
+
+fn order(name: &str, work: Kind, epoch: u64, attempt: u32) -> Order {
+    Order {
+        group: "orders".parse().unwrap(),
+        step: StepRef { run: RunId(10 * epoch), step: 3, attempt },
+        epoch: Epoch(epoch),
+        raft_term: 1,
+        effect: Effect::Errand {
+            errand: name.parse().unwrap(),
+            agent: "dr-1".parse().unwrap(),
+            work,
+            at: Point::BesideRoutes,
+            instance: "pg-dr".parse().unwrap(),
+        },
+        verify_only: false,
+        index: 1,
+        budget: Millis(5_000),
+    }
+}
+
+fn verifying(mut order: Order) -> Order {
+    order.verify_only = true;
+    order
+}
+
+fn times(dir: &Path, what: &str) -> usize {
+    std::fs::read_to_string(dir.join(what)).map_or(0, |text| text.lines().count())
+}
+
+fn code(outcome: &Outcome) -> Option<Refusal> {
+    match outcome {
+        Outcome::Refused { code, .. } => Some(*code),
+        Outcome::Done(_) | Outcome::Unknown { .. } => None,
+    }
+}
+
+fn done(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Done(Finding::Ran { .. }))
+}
+
+#[tokio::test]
+async fn twice_does_it_once_and_what_is_so_is_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let keeper = keeper(dir.path(), "exit 0");
+    let (start, page) = (order("api", Kind::Start, 2, 1), order("page", Kind::Hook, 2, 1));
+    assert_eq!(code(&keeper.execute(&verifying(start.clone())).await), Some(Refusal::NotSo));
+    assert_eq!(code(&keeper.execute(&verifying(page.clone())).await), Some(Refusal::NotSo));
+    let (one, other) = tokio::join!(keeper.execute(&page), keeper.execute(&page));
+    assert!(done(&one) && done(&other), "{one:?} {other:?}");
+    assert!(done(&keeper.execute(&verifying(page.clone())).await));
+    assert_eq!(times(dir.path(), "ran"), 1, "one attempt is one execution");
+    assert!(done(&keeper.execute(&start).await) && done(&keeper.execute(&start).await));
+    // Another run finds it up already.
+    assert!(done(&keeper.execute(&order("api", Kind::Start, 3, 1)).await));
+    assert_eq!(times(dir.path(), "started"), 1);
+    assert!(done(&keeper.execute(&order("api", Kind::Stop, 4, 1)).await));
+    assert!(!dir.path().join("up").exists());
+}
+
+#[tokio::test]
+async fn what_the_file_does_not_name_and_what_is_old_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let keeper = keeper(dir.path(), "exit 3");
+    let foreign = keeper.execute(&order("foreign", Kind::Start, 2, 1)).await;
+    assert_eq!(code(&foreign), Some(Refusal::NotConfigured), "{foreign:?}");
+    let unknown = keeper.execute(&order("nobody", Kind::Hook, 2, 1)).await;
+    assert_eq!(code(&unknown), Some(Refusal::NotDelivered), "the spec may be on its way: {unknown:?}");
+    assert_eq!(code(&keeper.execute(&order("page", Kind::Hook, 3, 1)).await), Some(Refusal::Failed));
+    for old in [order("page", Kind::Hook, 2, 1), verifying(order("page", Kind::Hook, 2, 1))] {
+        assert_eq!(code(&keeper.execute(&old).await), Some(Refusal::StaleEpoch));
+    }
+    assert_eq!(times(dir.path(), "ran"), 1);
+}
+
+#[tokio::test]
+async fn a_hook_that_nobody_saw_end_failed_as_far_as_anybody_knows() {
+    let dir = tempfile::tempdir().unwrap();
+    let page = order("page", Kind::Hook, 2, 1);
+    // The agent wrote that it began, and died.
+    Journal::open(dir.path()).unwrap().begin("orders/page", &page).unwrap();
+    let keeper = keeper(dir.path(), "exit 0");
+    for again in [verifying(page.clone()), page.clone()] {
+        let said = keeper.execute(&again).await;
+        assert_eq!(code(&said), Some(Refusal::Failed), "{said:?}");
+    }
+    assert_eq!(times(dir.path(), "ran"), 0);
+    assert!(done(&keeper.execute(&order("page", Kind::Hook, 2, 2)).await), "asked for anew, it runs");
+    // A service is looked at instead.
+    let start = order("api", Kind::Start, 2, 1);
+    Journal::open(dir.path()).unwrap().begin("orders/api", &start).unwrap();
+    assert_eq!(code(&keeper.execute(&verifying(start.clone())).await), Some(Refusal::NotSo));
+    assert!(done(&keeper.execute(&start).await));
+}
+
+#[tokio::test]
+async fn a_newer_order_ends_an_older_job_and_a_lost_caller_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let keeper = Arc::new(keeper(dir.path(), "echo $$ >pid; test -e fast || sleep 60"));
+    let slow = order("page", Kind::Hook, 2, 1);
+    let caller = tokio::spawn({
+        let (keeper, slow) = (Arc::clone(&keeper), slow.clone());
+        async move { keeper.execute(&slow).await }
+    });
+    let pid = loop {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let text = std::fs::read_to_string(dir.path().join("pid")).unwrap_or_default();
+        if let Ok(pid) = text.trim().parse() {
+            break pid;
+        }
+    };
+    let process = ProcessHandle::open(pid).unwrap().unwrap();
+    // The leader that asked is gone; the next one asks how it stands.
+    caller.abort();
+    let mut verify = verifying(slow.clone());
+    verify.budget = Millis(100);
+    assert!(matches!(keeper.execute(&verify).await, Outcome::Unknown { .. }));
+    std::fs::write(dir.path().join("fast"), "").unwrap();
+    assert!(done(&keeper.execute(&order("page", Kind::Hook, 3, 1)).await));
+    let dead = tokio::time::timeout(Duration::from_secs(10), process.dead()).await;
+    assert!(matches!(dead, Ok(Ok(()))), "the older job still runs: {dead:?}");
+    assert_eq!(code(&keeper.execute(&slow).await), Some(Refusal::StaleEpoch));
+}
