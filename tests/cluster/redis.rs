@@ -84,6 +84,25 @@ async fn a_planned_switchover_of_redis_there_and_back_loses_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_killed_redis_that_may_not_be_replaced_is_not_opened_with_what_it_has_forgotten() {
+    let _turn = turn().await;
+    let cluster = formed("automatic = false").await;
+    let writer = client(&cluster).await;
+    cluster.redis[EAST].signal(Signal::KILL).unwrap();
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let group = cluster.group().await.unwrap();
+    let east = group.instances.iter().find(|instance| instance.name.as_str() == "redis-east").unwrap();
+    assert!(east.guard.as_ref().unwrap().0.lease.is_none(), "opened from an empty disk");
+    assert!(group.blocked.as_ref().unwrap().contains("automatic = false"), "{:?}", group.blocked);
+    cluster.must(WITNESS, &["failover", "--site", "dr", "--yes", "--reason", "test"]).await.unwrap();
+    let flows = writer.flows(100, LIMIT).await;
+    cluster.explained(flows).await.unwrap();
+    cluster.until_healthy("redis-dr", LONG).await.unwrap();
+    let acknowledged = writer.stop().await.unwrap();
+    assert!(cluster.redis[DR].lost(&acknowledged).await.unwrap().len() < 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_redis_is_failed_over_and_acknowledges_nothing_when_it_thaws() {
     let _turn = turn().await;
     let cluster = formed("").await;

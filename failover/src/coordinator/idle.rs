@@ -4,6 +4,7 @@ use mesh_proto::command::{Command, ResumeProof, Verdict};
 use mesh_proto::evidence::ProcessState;
 use mesh_proto::lease::LeaseKey;
 use mesh_proto::run::{Actor, RunKind, Signal, StuckCause};
+use mesh_proto::spec::Engine;
 use mesh_proto::{Millis, RunId};
 
 use super::decide::Step;
@@ -100,7 +101,14 @@ impl Driver {
         // One that crashes at every start is not started as fast as it can crash.
         let rested = self.lease_seen.is_some_and(|(_, since)| context.now.since(since) >= OPEN_AGAIN_AFTER);
         let free = group.takeover.is_none() && group.active_run().is_none();
-        (same && fenced && down && rested && free).then(|| {
+        // A Redis that was killed has forgotten what it had not saved, and its replicas have not.
+        let forgets = match group.spec.engine {
+            Engine::Postgres => false,
+            Engine::Redis => plan::assess(context.now, group, context.heard, false)
+                .iter()
+                .any(|standing| standing.rejected.is_none()),
+        };
+        (same && fenced && down && rested && free && !forgets).then(|| {
             Step::Go(vec![Command::LeaseGranted {
                 group: group.spec.group.clone(),
                 instance: primary.instance.clone(),

@@ -124,12 +124,12 @@ fn the_examples_of_the_package_are_valid() {
     assert_eq!(haproxy.backend, config.haproxies[0].backend);
 }
 
-/// The text with its commented tables of services and hooks uncommented.
+/// The text with its commented tables of services, hooks and Redis uncommented.
 fn with_comments(text: &str) -> String {
     let mut inside = false;
     let lines = text.lines().map(|line| {
         inside = match line {
-            "# [[service]]" | "# [[hook]]" => true,
+            "# [[service]]" | "# [[hook]]" | "# [[redis]]" | "# [redis_probe]" | "# [timing]" => true,
             line if line.starts_with("# ") => inside,
             _ => false,
         };
@@ -263,6 +263,29 @@ log_file = "/var/log/mesh/redis-east.log"
 cert = "/etc/mesh/guard-redis-east.crt"
 key = "/etc/mesh/guard-redis-east.key"
 "#;
+
+#[test]
+fn the_example_of_a_group_of_redis_is_one() {
+    let text = with_comments(include_str!("../../../deploy/config/cache.toml"));
+    let spec: mesh_proto::spec::GroupSpec = toml::from_str(&text).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(spec.engine, mesh_proto::spec::Engine::Redis);
+    let config = with_comments(include_str!("../../../deploy/config/mesh.toml"));
+    let config = NodeConfig::parse(Path::new("mesh.toml"), &config).unwrap_or_else(|e| panic!("{e}"));
+    let voter = |voter: &VoterSection| mesh_proto::command::MemberRecord {
+        id: voter.id,
+        agent: voter.agent.clone(),
+        site: voter.site.clone(),
+        address: voter.address.to_string(),
+        voter: true,
+    };
+    let members: Vec<_> = config.mesh.voters.iter().map(voter).collect();
+    assert_eq!(mesh_failover::policy::check(&spec, &members), []);
+    // The two files speak of the same hosts.
+    let own = &config.redis[0];
+    let named = spec.instances.iter().find(|instance| instance.name == own.name).unwrap();
+    assert_eq!((named.guard, named.address.port()), (own.guard_listen, own.port));
+    assert!(config.redis_probe.is_some() && own.tls.is_some());
+}
 
 #[test]
 fn a_redis_stands_beside_postgres_and_shares_nothing_with_it() {

@@ -16,7 +16,7 @@ use crate::process::{KillError, MainProcess, ProcessHandle, Survivors, reap_adop
 /// How to go about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FenceMode {
-    /// `SHUTDOWN NOSAVE`, which writes out the append-only file; then SIGKILL. Only while a *verified* gate holds all
+    /// `SHUTDOWN`, which writes out the append-only file, and saves a snapshot where the operator configured that; then SIGKILL. Only while a *verified* gate holds all
     /// acknowledgements back.
     Ladder,
     /// SIGKILL at once.
@@ -35,7 +35,7 @@ pub struct FencePlan {
 /// One thing that was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FenceAction {
-    /// `SHUTDOWN NOSAVE`.
+    /// `SHUTDOWN`.
     Shutdown,
     /// SIGKILL to the tree.
     Kill,
@@ -163,7 +163,7 @@ async fn shut_down(instance: &Instance, main: &MainProcess, deadline: Instant) -
         match Link::open(&instance.target(), deadline).await {
             // There is no answer but the end of the connection.
             Ok(mut link) => {
-                let _ended = link.ask("shut down", &command(&["SHUTDOWN", "NOSAVE"]), deadline).await;
+                let _ended = link.ask("shut down", &command(&["SHUTDOWN"]), deadline).await;
             }
             Err(error) => tracing::warn!(%error, "the server cannot be asked to shut down"),
         }
