@@ -92,7 +92,10 @@ async fn a_standby_that_may_lack_a_commit_is_promoted_only_when_the_loss_is_acce
     let file = cluster.ground().file("orders.toml", &spec).unwrap().display().to_string();
     let said = cluster.must(WITNESS, &["apply", "-f", &file]).await.unwrap();
     assert!(said.out.contains("east lost with pg-east as primary"), "{}", said.text());
-    cluster.servers[EAST].superuser("INSERT INTO lab SELECT -g FROM generate_series(1, 100) g").await.unwrap();
+    cluster.servers[EAST]
+        .superuser("INSERT INTO lab SELECT -g FROM generate_series(1, 100) g")
+        .await
+        .unwrap();
     says(&cluster, &["not yet zero-loss", "wait for no standby"]).await;
     cluster.lose(EAST).await.unwrap();
     cluster.boot(DR).unwrap();
@@ -114,7 +117,9 @@ async fn a_standby_that_may_lack_a_commit_is_promoted_only_when_the_loss_is_acce
     cluster.until_healthy("pg-dr", LIMIT).await.unwrap();
     zero_loss(&cluster).await;
     let audit = cluster.audit(1).await.unwrap();
-    assert!(audit.iter().any(|record| record.summary.contains("acknowledged writes may be lost, as accepted")));
+    assert!(
+        audit.iter().any(|record| record.summary.contains("acknowledged writes may be lost, as accepted"))
+    );
 }
 
 /// Waits until `mesh status` has all these words.

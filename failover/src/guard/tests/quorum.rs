@@ -9,10 +9,8 @@ use mesh_proto::quorum::{QuorumConfig, QuorumMember, QuorumStage, QuorumStanding
 use super::*;
 
 fn config(version: u64) -> QuorumConfig {
-    let led_by =
-        QuorumMember { instance: "pg-1".parse().unwrap(), data: DataIncarnation("d".to_owned()) };
-    let standby =
-        QuorumMember { instance: "pg-2".parse().unwrap(), data: DataIncarnation("e".to_owned()) };
+    let led_by = QuorumMember { instance: "pg-1".parse().unwrap(), data: DataIncarnation("d".to_owned()) };
+    let standby = QuorumMember { instance: "pg-2".parse().unwrap(), data: DataIncarnation("e".to_owned()) };
     QuorumConfig { version, epoch: Epoch(1), led_by, k: 1, standbys: BTreeSet::from([standby]) }
 }
 

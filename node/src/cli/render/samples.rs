@@ -243,6 +243,7 @@ fn run(moment: usize) -> Run {
         guard: GuardIncarnation("g2".into()),
         term,
         position,
+        durability: None,
         proof: Proof::Receipt(receipt()),
     });
     Run {
