@@ -147,6 +147,42 @@ async fn the_commit_gate_holds_and_releases() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_quorum_is_changed_behind_the_gate_and_a_marker_says_when_it_holds() {
+    let lab = Lab::new();
+    let (a, _, _all) = group(&lab, &["b", "c"]).await;
+    let writers = Writers::start(&a, 4).await;
+    let quorum =
+        |k: u32, names: &[&str]| Quorum { k, names: names.iter().map(|n| (*n).to_owned()).collect() };
+    let setting =
+        |version: u64, quorum: &Quorum| SyncSetting { version, gated: false, quorum: Some(quorum.clone()) };
+    // The third changes k alone: no walsender would show that by itself.
+    for (version, wanted) in [
+        (1, quorum(1, &["b"])),
+        (2, quorum(2, &["b", "c"])),
+        (3, quorum(1, &["b", "c"])),
+        (4, quorum(1, &["c"])),
+    ] {
+        let began = Instant::now();
+        change_sync(&a, &setting(version, &wanted), soon(5)).await.unwrap();
+        figure(&format!("commit quorum {version} in force"), began.elapsed());
+        marker(&a, &wanted, soon(5)).await.unwrap();
+        let before = writers.count();
+        eventually("writers go on", async || writers.count() > before + 10).await;
+    }
+    let nobody = quorum(1, &["nobody"]);
+    change_sync(&a, &setting(5, &nobody), soon(5)).await.unwrap();
+    // What was acknowledged before may still be on its way to the writers.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let held = writers.count();
+    let late = marker(&a, &nobody, Instant::now() + Duration::from_millis(300)).await;
+    assert!(matches!(late, Err(GateError::NotInForce)), "{late:?}");
+    assert_eq!(writers.count(), held, "acknowledged without its standby");
+    let none = SyncSetting { version: 6, gated: false, quorum: None };
+    change_sync(&a, &none, soon(5)).await.unwrap();
+    eventually("writers go on alone", async || writers.count() > held + 10).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_boot_gate_keeps_clients_out_and_mesh_in() {
     let lab = Lab::new();
     let a = lab.instance("a");

@@ -13,6 +13,7 @@ use rustix::process::Signal;
 use super::bind::Bind;
 use super::ground::{Ground, port};
 use super::haproxy::{Backend, Follows, Haproxy};
+use super::health::unhealthy;
 use super::host::{Host, Terrain};
 use super::mesh::{self, Node};
 use super::net::Network;
@@ -21,7 +22,6 @@ use super::postgres::{Secrets, Server};
 use super::process::{self, Said};
 use super::redis::RedisServer;
 use super::routes::RouteLines;
-use super::health::unhealthy;
 use super::wait::{Look, until};
 use super::writer::Writer;
 

@@ -20,8 +20,6 @@ pub enum Mutation {
     ReceiptBeforeFence,
     /// The new primary's commit quorum is set when its clients are in already.
     QuorumAfterPromotion,
-    /// A commit quorum that is written is taken for one in force (PROTOCOL, The guard: applied is not in force).
-    AppliedIsInForce,
     /// A frozen standby's receiver is not cut.
     FreezeNotFinal,
     /// A restarted agent knows nothing of the hooks that it began.
@@ -30,7 +28,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// Every one, with its name on the command line.
-    pub const ALL: [(&'static str, Self); 20] = [
+    pub const ALL: [(&'static str, Self); 19] = [
         ("promote-without-waiting", Self::Rule(Mutant::PromoteWithoutWaiting)),
         ("minority-pledges", Self::Rule(Mutant::MinorityPledges)),
         ("no-fence-budget", Self::Rule(Mutant::NoFenceBudget)),
@@ -49,7 +47,6 @@ impl Mutation {
         ("quorum-no-intersection", Self::Rule(Mutant::NoIntersection)),
         ("quorum-identity-without-data", Self::Rule(Mutant::IdentityWithoutData)),
         ("quorum-after-promotion", Self::QuorumAfterPromotion),
-        ("quorum-applied-is-in-force", Self::AppliedIsInForce),
         ("quorum-freeze-not-final", Self::FreezeNotFinal),
     ];
 
@@ -64,7 +61,6 @@ impl Mutation {
             | Self::NoSelfFence
             | Self::ReceiptBeforeFence
             | Self::QuorumAfterPromotion
-            | Self::AppliedIsInForce
             | Self::FreezeNotFinal
             | Self::ErrandsForgotten => None,
         }

@@ -35,8 +35,7 @@ impl Sync {
     #[must_use]
     pub fn standing(&self) -> Option<QuorumStanding> {
         if let Some(coming) = &self.coming {
-            let stage = if self.marked { QuorumStage::Marked } else { QuorumStage::Set };
-            return Some(QuorumStanding { version: coming.version, stage });
+            return Some(QuorumStanding { version: coming.version, stage: QuorumStage::Set });
         }
         let version = self.config.as_ref()?.version;
         let stage = if self.marked { QuorumStage::Marked } else { QuorumStage::InForce };
@@ -90,9 +89,6 @@ impl World {
         sync.coming = Some(config);
         sync.marker = None;
         sync.marked = false;
-        if self.mutation == Some(Mutation::AppliedIsInForce) {
-            self.begin_marker(instance);
-        }
         self.after(delay, Event::Quorum { instance, server: life, version });
     }
 
@@ -105,9 +101,7 @@ impl World {
             return;
         }
         it.sync.config = it.sync.coming.take();
-        if self.mutation != Some(Mutation::AppliedIsInForce) {
-            self.begin_marker(instance);
-        }
+        self.begin_marker(instance);
         self.tell_facts(instance);
     }
 
@@ -153,9 +147,7 @@ impl World {
             let sync = it.sync.clone();
             let newest = sync.coming.as_ref().or(sync.config.as_ref());
             if let (Some(at), false) = (sync.marker, sync.marked)
-                && (self.met(primary, newest, at)
-                    || (self.mutation == Some(Mutation::AppliedIsInForce)
-                        && self.met(primary, sync.config.as_ref(), at)))
+                && self.met(primary, newest, at)
             {
                 self.servers[primary].sync.marked = true;
                 self.tell_facts(primary);
