@@ -7,7 +7,7 @@ use mesh_tests::lab::cluster::{Cluster, DR, EAST, WITNESS};
 use mesh_tests::lab::ground::port;
 use mesh_tests::lab::haproxy::Follows;
 use mesh_tests::lab::process::send;
-use mesh_tests::lab::redis::RedisWriter;
+use mesh_tests::lab::redis::{Entrance, RedisWriter};
 use mesh_tests::lab::wait::{Look, until};
 use rustix::process::Signal;
 
@@ -35,7 +35,7 @@ async fn a_killed_redis_is_failed_over_and_comes_back_held_and_follows() {
     let _turn = turn().await;
     let cluster = formed("").await;
     let writer = client(&cluster).await;
-    let direct = RedisWriter::start(cluster.redis[EAST].address());
+    let direct = RedisWriter::start_at(Entrance::At(cluster.redis[EAST].address()), "k:direct:");
     direct.flows(10, LIMIT).await.unwrap();
     let (before, fault) = (newest_run(&cluster).await, Instant::now());
     cluster.redis[EAST].signal(Signal::KILL).unwrap();
@@ -107,7 +107,7 @@ async fn a_frozen_redis_is_failed_over_and_acknowledges_nothing_when_it_thaws() 
     let _turn = turn().await;
     let cluster = formed("").await;
     let writer = client(&cluster).await;
-    let direct = RedisWriter::start(cluster.redis[EAST].address());
+    let direct = RedisWriter::start_at(Entrance::At(cluster.redis[EAST].address()), "k:direct:");
     direct.flows(10, LIMIT).await.unwrap();
     let (before, fault) = (newest_run(&cluster).await, Instant::now());
     let frozen = cluster.redis[EAST].signal(Signal::STOP).unwrap();

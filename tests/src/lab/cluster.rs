@@ -1,6 +1,8 @@
 //! Three sites: `east` with the primary, `dr` with a standby, `witness` without a database but with the route. What
 //! stands before mesh comes ([`Cluster::raise`]), mesh on top of it ([`Cluster::form`]), and the ways to break it.
 
+mod redis;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -125,35 +127,6 @@ impl Cluster {
             })
             .collect();
         let (mesh, redis) = (PathBuf::new(), Vec::new());
-        Ok(Self { nodes, servers, redis, haproxy, bind, pgbouncer, mesh, secrets, wanted, ground })
-    }
-
-    /// The same with Redis in the place of PostgreSQL.
-    ///
-    /// # Errors
-    /// When a part does not come up; everything that did is ended.
-    pub async fn raise_redis(wanted: Wanted) -> Result<Self> {
-        let ground = Ground::take(wanted.name)?;
-        let hosts = hosts(&ground, wanted.terrain).await?;
-        let east = RedisServer::start(&ground, &hosts[EAST], "redis-east", None).await?;
-        let dr = RedisServer::start(&ground, &hosts[DR], "redis-dr", Some(&east)).await?;
-        let redis = vec![east, dr];
-        let backends: Vec<Backend> = redis
-            .iter()
-            .enumerate()
-            .map(|(n, server)| Backend {
-                name: server.name.clone(),
-                ip: server.host.ip(),
-                port: port::REDIS,
-                enabled: n == EAST,
-            })
-            .collect();
-        let haproxy = Haproxy::start(&ground, &hosts[WITNESS], wanted.follows, &backends).await?;
-        let names = redis.iter().map(|server| Some(server.name.clone())).chain([None]);
-        let nodes = hosts.iter().zip(1..).zip(names);
-        let nodes = nodes.map(|((host, id), name)| Node::new(&ground, id, host, name)).collect();
-        let (secrets, servers, mesh) = (Secrets::draw()?, Vec::new(), PathBuf::new());
-        let (bind, pgbouncer) = (None, None);
         Ok(Self { nodes, servers, redis, haproxy, bind, pgbouncer, mesh, secrets, wanted, ground })
     }
 
@@ -425,7 +398,8 @@ impl Cluster {
                     server.signal_all(Signal::KILL)?;
                 }
                 if let Some(server) = self.redis.get(node) {
-                    server.signal(Signal::KILL)?;
+                    // The leash of the guard that died before it is at it as well.
+                    server.kill()?;
                 }
             }
         }

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 
 use super::ground::{Ground, port};
 use super::host::Host;
-use super::process::{Process, command, run, send};
+use super::process::{Process, command, lives, run, send};
 use super::wait::{Look, until};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -141,9 +141,7 @@ impl RedisServer {
     /// # Errors
     /// When nothing runs, or the system refuses.
     pub fn signal(&self, signal: Signal) -> Result<Vec<u32>> {
-        let tree = DirectoryTree::new(std::fs::canonicalize(&self.data)?, None);
-        let pids: Vec<u32> =
-            tree.scan()?.iter().filter_map(|member| u32::try_from(member.process.pid()).ok()).collect();
+        let pids = self.running()?;
         if pids.is_empty() {
             bail!("{} does not run", self.name);
         }
@@ -151,6 +149,30 @@ impl RedisServer {
             send(*pid, signal)?;
         }
         Ok(pids)
+    }
+
+    /// Its process, and those that save for it.
+    ///
+    /// # Errors
+    /// When `/proc` cannot be read.
+    pub fn running(&self) -> Result<Vec<u32>> {
+        let tree = DirectoryTree::new(std::fs::canonicalize(&self.data)?, None);
+        let members = tree.scan()?;
+        Ok(members.iter().filter_map(|member| u32::try_from(member.process.pid()).ok()).collect())
+    }
+
+    /// Kills what runs of it. What another killer was faster with is no error.
+    ///
+    /// # Errors
+    /// When something survives, or the system refuses.
+    pub fn kill(&self) -> Result<()> {
+        for pid in self.running()? {
+            match send(pid, Signal::KILL) {
+                Err(error) if lives(pid) => return Err(error),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Whether a key that a client was acknowledged is there.
