@@ -9,7 +9,7 @@ use mesh_failover::state::Group;
 use mesh_proto::live::{Holds, LiveAsk, LiveGroup, LiveView, Place, PlaceKind};
 use mesh_proto::operator::{Answer, Ask, Question};
 use mesh_proto::run::Actor;
-use mesh_proto::spec::InstanceSpec;
+use mesh_proto::spec::{Engine, InstanceSpec};
 use mesh_proto::{AgentName, Epoch, GroupName};
 
 use super::{Asked, Reply};
@@ -37,7 +37,9 @@ impl Asked {
     async fn live_group(&self, group: &Group) -> Option<LiveGroup> {
         let primary = group.primary.as_ref()?.instance.clone();
         let ask = LiveAsk { group: group.spec.group.clone(), epoch: group.epoch, primary: primary.clone() };
-        let databases = join_all(group.spec.instances.iter().map(|instance| self.database(group, instance)));
+        // What a Redis holds of an epoch its guard has read, and tells with its own.
+        let asked = group.spec.instances.iter().filter(|_| group.spec.engine == Engine::Postgres);
+        let databases = join_all(asked.map(|instance| self.database(group, instance)));
         let mut agents: Vec<&AgentName> = group.spec.routes.iter().map(|route| &route.agent).collect();
         agents.sort_unstable();
         agents.dedup();
