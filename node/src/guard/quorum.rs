@@ -19,11 +19,14 @@ const MARKER_WITHIN: Duration = Duration::from_secs(10);
 /// Pause after a marker that could not be written.
 const MARKER_AGAIN: Duration = Duration::from_millis(250);
 
+/// Whom commits wait for while too few standbys are named: no standby has this name. Not the gate's, which is lifted.
+const NOBODY: &str = "mesh_waits_for_a_standby";
+
 /// What the setting is to say. A quorum that too few standbys are named for lets nothing go, as the gate does.
 pub(super) fn setting(config: Option<&QuorumConfig>, gated: bool) -> SyncSetting {
     let Some(config) = config else { return SyncSetting { version: 1, gated, quorum: None } };
-    let quorum = counted(config);
-    let gated = gated || (config.k > 0 && quorum.is_none());
+    let nobody = || pg::Quorum { k: 1, names: vec![NOBODY.to_owned()] };
+    let quorum = (config.k > 0).then(|| counted(config).unwrap_or_else(nobody));
     SyncSetting { version: config.version, gated, quorum: quorum.filter(|_| !gated) }
 }
 
