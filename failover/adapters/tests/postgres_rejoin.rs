@@ -304,6 +304,8 @@ async fn a_strayed_standby_keeps_its_position_and_is_rewound() {
     let [(b, _), (c, c_master)] = &standbys[..] else { unreachable!() };
     freeze(b, soon(5)).await.unwrap();
     write(&a, "ahead").await;
+    // Without it, c would have nothing that b lacks.
+    eventually("the standby that will stray has more", async || has(c, "ahead").await).await;
     fence_quiet(&a, &a_master).await;
     let strayed = freeze(c, soon(5)).await.unwrap();
     promote(b, None, soon(5)).await.unwrap();
