@@ -3,6 +3,7 @@
 //! Permission to act is asked of a quorum right before an order leaves, never taken from "I am leader". A proposal needs
 //! none: it is agreed on or it is not.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ use tokio::task::JoinSet;
 
 use super::errands::ErrandKeeper;
 use super::machine::MeshMachine;
+use super::news;
 use super::peers::Peers;
 use super::receipts::Receipts;
 use super::routes::RouteKeeper;
@@ -30,8 +32,8 @@ use crate::rpc::CallError;
 /// Pause between two looks while a run goes on or something is wrong: what is due by time alone (the end of a lease, say)
 /// is noticed this late at most.
 const BUSY_TICK: Duration = Duration::from_millis(10);
-/// Longest pause between two looks while all is well: what happens then arrives as a message, which wakes the leader.
-const CALM_TICK: Duration = Duration::from_millis(250);
+/// Longest pause between two looks while all is well: what happens then arrives as news, which wakes the leader.
+const CALM_TICK: Duration = Duration::from_millis(500);
 /// Longest pause of an agent that does not lead: a change of leadership wakes it.
 const FOLLOWER_TICK: Duration = Duration::from_millis(1_000);
 /// How long a proposal may take before its fate counts as unknown.
@@ -58,6 +60,8 @@ pub struct Driver {
     receipts: Receipts,
     coordinator: Mutex<Coordinator>,
     wake: Notify,
+    /// Everything was well when this leader looked last.
+    at_ease: AtomicBool,
 }
 
 /// Why a command was not agreed on.
@@ -93,6 +97,7 @@ impl Driver {
             receipts: Receipts::default(),
             coordinator,
             wake: Notify::new(),
+            at_ease: AtomicBool::new(false),
         }
     }
 
@@ -108,14 +113,29 @@ impl Driver {
     /// A guard said how its instance is.
     pub fn heard_guard(&self, mut status: GuardStatus) {
         self.receipts.admit(&mut status);
-        self.coordinator().heard_guard(self.clock.now(), status);
-        self.wake.notify_one();
+        let mut coordinator = self.coordinator();
+        let before = coordinator.heard.guard(&status.group, &status.instance);
+        let news = before.is_none_or(|before| news::of_guard(&before.said, &status));
+        coordinator.heard_guard(self.clock.now(), status);
+        drop(coordinator);
+        self.wake_for(news);
     }
 
     /// An observer reported.
     pub fn heard_report(&self, report: Report) {
-        self.coordinator().heard_report(self.clock.now(), report);
-        self.wake.notify_one();
+        let mut coordinator = self.coordinator();
+        let before = coordinator.heard.report(&report.agent);
+        let news = before.is_none_or(|before| news::of_observer(&before.said, &report));
+        coordinator.heard_report(self.clock.now(), report);
+        drop(coordinator);
+        self.wake_for(news);
+    }
+
+    /// While all is well, what says the same as before can wait for the next look.
+    fn wake_for(&self, news: bool) {
+        if news || !self.at_ease.load(Ordering::Relaxed) {
+            self.wake.notify_one();
+        }
     }
 
     /// An operator asked the leader for something.
@@ -161,11 +181,14 @@ impl Driver {
                 self.coordinator().follow();
                 acting = None;
                 tick = FOLLOWER_TICK;
+                self.at_ease.store(false, Ordering::Relaxed);
                 continue;
             }
             self.settle_members(&mut settling, &mut tasks);
             let todo = self.poll();
-            tick = if self.calm() { CALM_TICK } else { BUSY_TICK };
+            let calm = self.calm();
+            self.at_ease.store(calm, Ordering::Relaxed);
+            tick = if calm { CALM_TICK } else { BUSY_TICK };
             if todo.is_empty() {
                 continue;
             }

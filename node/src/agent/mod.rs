@@ -21,6 +21,7 @@ pub mod service;
 pub mod sightings;
 pub mod voting;
 
+mod news;
 mod start;
 mod supervisor;
 
