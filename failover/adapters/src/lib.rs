@@ -8,6 +8,7 @@ pub mod aws;
 pub mod dns;
 #[cfg(feature = "aws")]
 pub mod elbv2;
+mod fields;
 pub mod haproxy;
 pub mod health;
 pub mod hooks;

@@ -227,6 +227,27 @@ async fn an_interrupted_rewind_is_recognised_and_rebuilt() {
     assert!(matches!(unfinished(&a, soon(5)).await, Err(JournalError::Damaged { .. })));
 }
 
+/// Rewound, and then it did not stream: whoever tries again must know that the data is another than before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rewind_that_did_not_come_to_stream_is_still_told_as_one() {
+    let lab = Lab::new();
+    let (a, a_master, b, _) = diverged(&lab).await;
+    fence_quiet(&a, &a_master).await;
+    let done = rejoined(&a, &back_to(&b, "a")).await;
+    assert_eq!((done.how, done.data_incarnation_changed), (How::Rewind, true));
+    fence_quiet(&a, &done.postmaster).await;
+    let journal = r#"{"stage":"rewound","diverged":null}"#;
+    std::fs::write(a.settings().state_dir.join("rejoin.json"), journal).unwrap();
+    // It may be started as it is, and it need not be rewound again.
+    let again = rejoined(&a, &back_to(&b, "a")).await;
+    assert_eq!((again.how, again.data_incarnation_changed), (How::Rewind, true));
+    assert!(has(&a, "new").await && !has(&a, "lost").await);
+    // Without the journal it only follows.
+    fence_quiet(&a, &again.postmaster).await;
+    let after = rejoined(&a, &back_to(&b, "a")).await;
+    assert_eq!((after.how, after.data_incarnation_changed), (How::Follow, false));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn without_hints_it_is_rebuilt_and_another_cluster_is_left_alone() {
     let lab = Lab::new();

@@ -7,6 +7,7 @@ use mesh_proto::{Epoch, GroupName, InstanceName};
 use super::lead::Led;
 use super::marker::MarkerError;
 use super::rfc2136::KeyError;
+use crate::words;
 
 /// What a system, or the way to it, said: for people.
 pub type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -236,16 +237,4 @@ pub fn outcome(result: Result<Led, DnsError>) -> Outcome {
         | DnsError::NotInForce { .. } => Refusal::Failed,
     };
     Outcome::Refused { code, detail }
-}
-
-/// An error with its causes, in one line.
-fn words(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -3,6 +3,8 @@
 use mesh_proto::spec::{DnsName, MARKER_LABEL};
 use mesh_proto::{Epoch, GroupName, InstanceName, SiteName};
 
+use crate::fields::Fields;
+
 /// Version of the text.
 const VERSION: &str = "mesh1";
 
@@ -49,28 +51,24 @@ impl std::str::FromStr for Marker {
 
     /// Strict: keys in their order, none more.
     fn from_str(text: &str) -> Result<Self, MarkerError> {
-        let refused = || MarkerError(text.chars().take(200).collect());
-        let mut fields = text.split(';');
-        let mut next = |key: &str| {
-            let field = fields.next().and_then(|field| field.strip_prefix(key));
-            field.and_then(|field| field.strip_prefix('=')).ok_or_else(refused)
-        };
-        if next("v")? != VERSION {
-            return Err(refused());
-        }
-        let marker = Self {
-            group: next("group")?.parse().map_err(|_| refused())?,
-            epoch: Epoch(next("epoch")?.parse().map_err(|_| refused())?),
-            step: next("step")?.to_owned(),
-            site: next("site")?.parse().map_err(|_| refused())?,
-            instance: next("instance")?.parse().map_err(|_| refused())?,
-            value: next("value")?.to_owned(),
-        };
-        match fields.next() {
-            Some(_) => Err(refused()),
-            None => Ok(marker),
-        }
+        read(text).ok_or_else(|| MarkerError(text.chars().take(200).collect()))
     }
+}
+
+fn read(text: &str) -> Option<Marker> {
+    let mut fields = Fields::of(text, ';');
+    if fields.next("v")? != VERSION {
+        return None;
+    }
+    let marker = Marker {
+        group: fields.read("group")?,
+        epoch: Epoch(fields.read("epoch")?),
+        step: fields.next("step")?.to_owned(),
+        site: fields.read("site")?,
+        instance: fields.read("instance")?,
+        value: fields.next("value")?.to_owned(),
+    };
+    fields.end().map(|()| marker)
 }
 
 #[cfg(test)]

@@ -13,7 +13,6 @@ pub const RULES: &[&str] = &[
     "+hgetall",
     "+set",
     "+replicaof",
-    "+failover",
     "+config|get",
     "+config|set",
     "+client|kill",

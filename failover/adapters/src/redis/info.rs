@@ -71,17 +71,6 @@ pub struct Attached {
     pub acknowledged: u64,
 }
 
-/// Where a `FAILOVER` stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FailoverState {
-    /// None is under way.
-    None,
-    /// Writes are held; it waits for the replica to have everything.
-    WaitingForSync,
-    /// The replica is being told.
-    InProgress,
-}
-
 /// The replication section.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Replication {
@@ -101,8 +90,6 @@ pub struct Replication {
     pub upstream: Option<Upstream>,
     /// Its replicas.
     pub replicas: Vec<Attached>,
-    /// Whether a `FAILOVER` is under way.
-    pub failover: FailoverState,
     /// Whether a replica refuses writes of clients.
     pub read_only: bool,
 }
@@ -233,11 +220,6 @@ fn parse_replication(fields: &HashMap<&str, &str>) -> Option<Replication> {
         backlog_from: number("repl_backlog_first_byte_offset").filter(|_| backlog),
         upstream,
         replicas: replicas.collect(),
-        failover: match get("master_failover_state") {
-            Some("waiting-for-sync") => FailoverState::WaitingForSync,
-            Some("failover-in-progress") => FailoverState::InProgress,
-            Some(_) | None => FailoverState::None,
-        },
         read_only: get("slave_read_only") != Some("0"),
     })
 }
@@ -272,7 +254,6 @@ mod tests {
         assert_eq!(seen.replicas.len(), 2);
         assert_eq!(seen.replicas[0].address, Some("10.0.0.2:6379".parse().unwrap()));
         assert!(seen.replicas[0].online && !seen.replicas[1].online);
-        assert_eq!(seen.failover, FailoverState::None);
         assert_eq!(ReplId::parse(&"0".repeat(40)), None);
         assert_eq!(ReplId::parse("abc"), None);
     }

@@ -10,7 +10,6 @@
 //!   not the open primary has it, so one that somebody else promotes still acknowledges nothing.
 //! - `look`, `probe`, `write_probe`, `prove`: what is seen.
 //! - `start`, `fence`, `handover`, `standby`, `promote`, `follow`, `keep`: what is done.
-//! - `switch`: `FAILOVER`, for servers that no guard holds.
 //! - `sentinel`: whether somebody else decides here.
 //!
 //! It never rewrites the operator's configuration file, never runs `CONFIG REWRITE`, and never lets a full copy destroy
@@ -34,7 +33,6 @@ mod sentinel;
 mod stamp;
 mod standby;
 mod start;
-mod switch;
 mod write_probe;
 
 pub use acl::{OBSERVER_RULES, REPLICA_RULES, RULES};
@@ -46,7 +44,7 @@ pub use fence::{
 pub use follow::{FollowError, Followed, How, follow, outcome, verify_follows};
 pub use gate::{GateError, close, is_closed, open};
 pub use handover::{HandOverError, HandedOver, hand_over};
-pub use info::{Attached, FailoverState, Info, ReplId, Replication, Role, Upstream, info};
+pub use info::{Attached, Info, ReplId, Replication, Role, Upstream, info};
 pub use instance::{AttachError, Instance, OpenError, Settings, attach};
 pub use keep::{KeepError, Kept, keep};
 pub use link::{Credentials, Link, Target, Tls, TlsError, TlsFiles};
@@ -58,5 +56,4 @@ pub use sentinel::{Sentinels, sentinels};
 pub use stamp::{NewStamp, Stamp};
 pub use standby::{Position, StandbyError, confirm, freeze, position};
 pub use start::{Control, DirectControl, Launch, LaunchError, StartError, Started, start};
-pub use switch::{SwitchError, Switched, failover};
 pub use write_probe::{WriteOutcome, WriteProbe};

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use mesh_adapters::redis::{
     Credentials, Fault, Glance, How, Instance, OBSERVER_RULES, ProbeOutcome, Prober, REPLICA_RULES, RULES,
-    Target, TlsFiles, WriteOutcome, WriteProbe, close, confirm, failover, freeze, hand_over, open, position,
-    sentinels,
+    Target, TlsFiles, WriteOutcome, WriteProbe, close, confirm, freeze, hand_over, open, position, sentinels,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
@@ -47,7 +46,8 @@ async fn everything(dir: &Path, ways: &Ways) -> (Node, Node) {
     assert_eq!(sentinels(&east.instance, soon()).await.unwrap().watching, 0);
     close(&east.instance, soon()).await.unwrap();
     open(&east.instance, soon()).await.unwrap();
-    failover(&east.instance, dr.address(), Duration::from_secs(5), soon()).await.unwrap();
+    let done = hand_over(&east.instance, Duration::from_secs(3), soon()).await.unwrap();
+    confirm(&dr.instance, done.end, soon()).await.unwrap();
     dr.lead(2).await;
     east.follow(&dr, 2).await;
     let done = hand_over(&dr.instance, Duration::from_secs(3), soon()).await.unwrap();

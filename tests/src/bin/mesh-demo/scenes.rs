@@ -61,7 +61,9 @@ pub async fn play(voice: Voice, scenario: Scenario, keep: bool) -> Result<bool> 
 
 async fn set_up(voice: Voice) -> Result<Cluster> {
     voice.act(1, "Three sites on this host, each with an address of its own");
-    voice.say("Two PostgreSQL servers and HAProxy are set up as they would be without mesh; some seconds.");
+    voice.say(
+        "Two PostgreSQL servers, HAProxy and BIND are set up as they would be without mesh; some seconds.",
+    );
     let wanted = Wanted {
         name: "demo",
         terrain: Terrain::Loopback,
