@@ -10,9 +10,10 @@ use mesh_failover::state::{Group, MeshState};
 use mesh_failover::verdict::observations::Observations;
 use mesh_proto::command::{Applied, Command, Entry, MemberRecord};
 use mesh_proto::evidence::{GuardStatus, Position, ProcessState, WriteProbe};
+use mesh_proto::lease::{Expiry, FenceCause, LeaseKey, LeaseTerm, Proof, Receipt, ReceiptLevel};
 use mesh_proto::run::{Actor, Phase, RunKind, Signal, StuckCause};
 use mesh_proto::spec::{Durability, GroupSpec, InstanceSpec, Profile};
-use mesh_proto::{DataIncarnation, Epoch, GuardIncarnation, Lsn, NodeId, RunId, Wall};
+use mesh_proto::{DataIncarnation, Epoch, GuardIncarnation, Lsn, Millis, NodeId, RunId, Wall};
 
 const MAX_LAG: u64 = 1_000;
 
@@ -131,9 +132,10 @@ fn apply(state: &mut MeshState, index: u64, commands: Vec<Command>) -> Applied {
     state.apply(index, &Entry { by: "a".parse().unwrap(), actor, at: Wall(0), commands }).unwrap()
 }
 
-/// What `mesh failover --force` commits while a run is stuck for want of a candidate.
-#[test]
-fn a_stuck_run_goes_on_without_its_limits_and_no_other_run_does() {
+const RUN: RunId = RunId(10);
+
+/// A founded group whose failover was just begun.
+fn opened() -> MeshState {
     let mut state = founded();
     let group = state.groups.values().next().unwrap();
     let mut heard = Observations::default();
@@ -149,18 +151,25 @@ fn a_stuck_run_goes_on_without_its_limits_and_no_other_run_does() {
         lost_for: None,
     };
     let plan = make(Moment(200), group, &heard, &wish).unwrap();
-    let run = RunId(10);
-    let name = || "g".parse().unwrap();
-    let signalled =
-        |signal, cause| Command::Signalled { group: name(), run, signal, detail: String::new(), cause };
+    assert!(matches!(apply(&mut state, RUN.0, vec![Command::RunOpened { plan }]), Applied::Done { .. }));
+    state
+}
+
+fn signalled(signal: Signal, cause: Option<StuckCause>) -> Command {
+    Command::Signalled { group: "g".parse().unwrap(), run: RUN, signal, detail: String::new(), cause }
+}
+
+/// What `mesh failover --force` commits while a run is stuck for want of a candidate.
+#[test]
+fn a_stuck_run_goes_on_without_its_limits_and_no_other_run_does() {
+    let mut state = opened();
     let overridden = |site: Option<&str>| Command::RunOverridden {
-        group: name(),
-        run,
+        group: "g".parse().unwrap(),
+        run: RUN,
         site: site.map(|site| site.parse().unwrap()),
         accept_loss: false,
         reason: "it costs more".to_owned(),
     };
-    assert!(matches!(apply(&mut state, 10, vec![Command::RunOpened { plan }]), Applied::Done { .. }));
     assert!(matches!(apply(&mut state, 11, vec![overridden(None)]), Applied::Refused(_)), "it is not stuck");
     let lost = vec![
         signalled(Signal::PledgedByMajority, None),
@@ -176,4 +185,67 @@ fn a_stuck_run_goes_on_without_its_limits_and_no_other_run_does() {
     let gone_on = state.groups.values().next().unwrap().run.as_ref().unwrap();
     assert_eq!((gone_on.phase, gone_on.plan.accept_lag, &gone_on.plan.site), (Phase::Pledging, true, &None));
     assert!(state.groups.values().next().unwrap().takeover.is_some(), "the pledges are not waived");
+}
+
+/// Promise 2, in the entry itself: whoever proposes it, and whatever their collector believed.
+#[test]
+fn a_promotion_needs_a_proof_of_the_very_lease_that_ends() {
+    let mut state = opened();
+    assert!(matches!(
+        apply(&mut state, 11, vec![signalled(Signal::PledgedByMajority, None)]),
+        Applied::Done { .. }
+    ));
+    let group = state.groups.values().next().unwrap().clone();
+    let lease = group.lease().unwrap().clone();
+    let receipt = Receipt {
+        key: LeaseKey { group: "g".parse().unwrap(), instance: "old".parse().unwrap() },
+        term: lease.term,
+        guard: lease.guard.clone(),
+        data: lease.data.clone(),
+        level: ReceiptLevel::NoAck,
+        shutdown_at: None,
+        cause: FenceCause::Died,
+        signature: String::new(),
+    };
+    let expiry = Expiry {
+        term: lease.term,
+        pledges: vec![(NodeId(1), Millis(2_000))],
+        waited: Millis(2_000).plus(group.largest_fence),
+        electorate: state.electorate.version,
+    };
+    let other = LeaseTerm { lease_no: lease.term.lease_no.next(), ..lease.term };
+    let refused = [
+        Proof::Receipt(Receipt { term: other, ..receipt.clone() }),
+        Proof::Receipt(Receipt { guard: GuardIncarnation("cloned".to_owned()), ..receipt.clone() }),
+        Proof::Receipt(Receipt { data: DataIncarnation("restored".to_owned()), ..receipt.clone() }),
+        Proof::Receipt(Receipt {
+            key: LeaseKey { instance: "new".parse().unwrap(), ..receipt.key.clone() },
+            ..receipt.clone()
+        }),
+        Proof::Expired(Expiry { term: other, ..expiry.clone() }),
+        Proof::Expired(Expiry { pledges: vec![(NodeId(9), Millis(0))], ..expiry.clone() }),
+        Proof::Expired(Expiry { waited: Millis(expiry.waited.0 - 1), ..expiry.clone() }),
+        Proof::Expired(Expiry { electorate: expiry.electorate + 1, ..expiry.clone() }),
+    ];
+    let promotion = |proof| Command::PromotionCommitted {
+        group: "g".parse().unwrap(),
+        run: RUN,
+        ends: lease.term,
+        instance: "new".parse().unwrap(),
+        data: DataIncarnation("d-new".to_owned()),
+        guard: GuardIncarnation("g-new".to_owned()),
+        freeze: group.generation,
+        position: Position { timeline: 1, have: Lsn(50_000), replayed: Lsn(50_000) },
+        proof,
+        durability: None,
+        standbys: [].into(),
+    };
+    for (index, proof) in (12..).zip(refused) {
+        let words = format!("{proof:?}");
+        assert!(matches!(apply(&mut state, index, vec![promotion(proof)]), Applied::Refused(_)), "{words}");
+    }
+    for proof in [Proof::Receipt(receipt), Proof::Expired(expiry)] {
+        let applied = apply(&mut state.clone(), 30, vec![promotion(proof)]);
+        assert!(matches!(applied, Applied::Done { .. }), "{applied:?}");
+    }
 }
