@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use mesh_proto::command::MemberRecord;
-use mesh_proto::spec::{CheckSpec, GroupSpec, HookSpec, OnFailure, Point, ServiceSpec};
+use mesh_proto::spec::{CheckSpec, Engine, GroupSpec, HookSpec, OnFailure, Point, ServiceSpec};
 use mesh_proto::{AgentName, ErrandName, SiteName};
 
 use super::contradiction;
@@ -13,6 +13,8 @@ use crate::policy::Finding;
 const DEADLINE_MAX: u64 = 3_600;
 /// Longest query of a check, in bytes.
 const QUERY_MAX: usize = 2_000;
+/// Longest key of a check, in bytes.
+const KEY_MAX: usize = 500;
 
 /// Checks the services and hooks of a spec against itself and the members of the mesh.
 #[must_use]
@@ -34,7 +36,7 @@ pub fn check(spec: &GroupSpec, members: &[MemberRecord]) -> Vec<Finding> {
         }
     }
     for service in &spec.services {
-        findings.extend(check_service(service, &names, members));
+        findings.extend(check_service(spec.engine, service, &names, members));
     }
     for hook in &spec.hooks {
         findings.extend(check_hook(spec, hook, &names, members));
@@ -69,6 +71,7 @@ pub fn beside(spec: &GroupSpec, other: &GroupSpec) -> Vec<Finding> {
 }
 
 fn check_service(
+    engine: Engine,
     service: &ServiceSpec,
     names: &BTreeSet<&ErrandName>,
     members: &[MemberRecord],
@@ -91,7 +94,7 @@ fn check_service(
             "use before-routes, beside-routes or after-routes",
         ));
     }
-    findings.extend(service.check.as_ref().and_then(|check| check_check(&key("check"), check)));
+    findings.extend(service.check.as_ref().and_then(|check| check_check(engine, &key("check"), check)));
     findings
 }
 
@@ -157,15 +160,21 @@ fn common(
     findings
 }
 
-fn check_check(key: &str, check: &CheckSpec) -> Option<Finding> {
+fn check_check(engine: Engine, key: &str, check: &CheckSpec) -> Option<Finding> {
     let finding = |what: &str, next: &str| Some(Finding::new(key, what, next));
     let literal = |address: &std::net::SocketAddr| address.port() != 0 && !address.ip().is_unspecified();
     let plain = |text: &str| !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic());
     match check {
-        CheckSpec::Tcp { address } | CheckSpec::Http { address, .. } if !literal(address) => finding(
-            "nobody can be asked at this address",
-            "name the IP and port at which the service listens",
-        ),
+        CheckSpec::Tcp { address }
+        | CheckSpec::Http { address, .. }
+        | CheckSpec::Redis { address: Some(address), .. }
+            if !literal(address) =>
+        {
+            finding(
+                "nobody can be asked at this address",
+                "name the IP and port at which the service listens",
+            )
+        }
         CheckSpec::Tcp { .. } => None,
         CheckSpec::Http { path, .. } if !path.starts_with('/') || !plain(path) => {
             finding("not a path of a request", "write it without blanks, beginning with /")
@@ -181,7 +190,19 @@ fn check_check(key: &str, check: &CheckSpec) -> Option<Finding> {
             "no query, or one that is too long",
             "write one SELECT that gives true when the service works",
         ),
+        CheckSpec::Sql { .. } if engine != Engine::Postgres => finding(
+            "the group's primary speaks no SQL",
+            "use kind = \"redis\", or ask the service itself with \"http\" or \"tcp\"",
+        ),
         CheckSpec::Sql { .. } => None,
+        CheckSpec::Redis { address: None, .. } if engine != Engine::Redis => {
+            finding("the group's primary is no Redis", "name the `address` of the Redis that is to be asked")
+        }
+        CheckSpec::Redis { key: Some(key), .. } if key.is_empty() || key.len() > KEY_MAX => finding(
+            "no key, or one that is too long",
+            "name a key, or leave it out to ask for an answer only",
+        ),
+        CheckSpec::Redis { .. } => None,
     }
 }
 
@@ -242,6 +263,9 @@ mod tests {
             (service(r#","check":{"kind":"http","address":"10.0.0.2:80","path":"x"}"#), "service[api].check"),
             (service(r#","check":{"kind":"tcp","address":"0.0.0.0:80"}"#), "service[api].check"),
             (service(r#","check":{"kind":"sql","query":" "}"#), "service[api].check"),
+            (service(r#","check":{"kind":"redis"}"#), "service[api].check"),
+            (service(r#","check":{"kind":"redis","address":"0.0.0.0:1"}"#), "service[api].check"),
+            (service(r#","check":{"kind":"redis","address":"10.0.0.2:1","key":""}"#), "service[api].check"),
             (
                 service(r#","check":{"kind":"http","address":"10.0.0.2:80","path":"/","status":[299,200]}"#),
                 "service[api].check",
@@ -262,6 +286,19 @@ mod tests {
         let (api, _) = service("");
         assert_eq!(check(&spec(&api, twice), &members())[0].key, "hook[api].name");
         assert_eq!(check(&spec(&api, ""), &members()), []);
+    }
+
+    #[test]
+    fn a_check_asks_the_primary_in_its_own_language() {
+        let with = |engine: &str, kind: &str| {
+            let service = format!(r#"{{"name":"api","site":"dr","agent":"dr-1","check":{kind}}}"#);
+            let mut spec = spec(&service, "");
+            spec.engine = serde_json::from_value(engine.into()).unwrap();
+            check(&spec, &members()).len()
+        };
+        let (sql, redis) = (r#"{"kind":"sql","query":"SELECT true"}"#, r#"{"kind":"redis","key":"beat"}"#);
+        assert_eq!((with("postgres", sql), with("redis", redis)), (0, 0));
+        assert_eq!((with("redis", sql), with("postgres", redis)), (1, 1));
     }
 
     #[test]

@@ -186,13 +186,8 @@ pub async fn run(path: &Path) -> Result<(), AgentError> {
     let specs = Arc::new(AppliedSpecs(consensus.clone()));
     let journal = Journal::open(&config.agent.data_dir)?;
     let me = config.agent.name.clone();
-    let errands = ErrandKeeper::new(
-        me,
-        Allowed::of(&config),
-        logins.postgres.clone(),
-        journal,
-        Arc::clone(&specs) as _,
-    );
+    let errands =
+        ErrandKeeper::new(me, Allowed::of(&config), logins.clone(), journal, Arc::clone(&specs) as _);
     let keeper = Arc::new(RouteKeeper::new(Holdings::of(&config), logins.clone(), gates, specs));
     let peers = Arc::new(Peers::new(config.mesh.id.clone(), dialer));
     let clock = Arc::new(Clock::for_voter());

@@ -165,6 +165,16 @@ pub enum CheckSpec {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         database: Option<String>,
     },
+    /// A Redis server answers the agent's `[redis_probe]` user.
+    Redis {
+        /// Where; the new primary of the group, which then is one of Redis, when left out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        address: Option<SocketAddr>,
+        /// A key that must be there, such as a worker's heartbeat with an expiry; that user needs `+exists` and the key in its
+        /// ACL. Without one it is enough that the server answers.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
+    },
 }
 
 const fn good_status() -> [u16; 2] {

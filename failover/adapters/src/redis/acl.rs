@@ -24,8 +24,18 @@ pub const RULES: &[&str] = &[
 ];
 
 /// The user of the agents that only observe, and prove a route by a write.
-pub const OBSERVER_RULES: &[&str] =
-    &["resetkeys", "resetchannels", "-@all", "~mesh:*", "+ping", "+info", "+hgetall", "+set", "+get"];
+pub const OBSERVER_RULES: &[&str] = &[
+    "resetkeys",
+    "resetchannels",
+    "-@all",
+    "~mesh:*",
+    "+ping",
+    "+info",
+    "+hgetall",
+    "+set",
+    "+get",
+    "+exists",
+];
 
 /// The user under which replicas stream.
 pub const REPLICA_RULES: &[&str] = &["resetkeys", "resetchannels", "-@all", "+ping", "+psync", "+replconf"];

@@ -10,6 +10,7 @@
 //!   not the open primary has it, so one that somebody else promotes still acknowledges nothing.
 //! - `look`, `probe`, `write_probe`, `prove`: what is seen.
 //! - `start`, `fence`, `handover`, `standby`, `promote`, `follow`, `keep`: what is done.
+//! - `well`: the health check of a service.
 //! - `sentinel`: whether somebody else decides here.
 //!
 //! It never rewrites the operator's configuration file, never runs `CONFIG REWRITE`, and never lets a full copy destroy
@@ -33,6 +34,7 @@ mod sentinel;
 mod stamp;
 mod standby;
 mod start;
+mod well;
 mod write_probe;
 
 pub use acl::{OBSERVER_RULES, REPLICA_RULES, RULES};
@@ -56,4 +58,5 @@ pub use sentinel::{Sentinels, sentinels};
 pub use stamp::{NewStamp, Stamp};
 pub use standby::{Position, StandbyError, confirm, freeze, position};
 pub use start::{Control, DirectControl, Launch, LaunchError, StartError, Started, start};
+pub use well::{WellError, well};
 pub use write_probe::{WriteOutcome, WriteProbe};

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use mesh_adapters::redis::{
     Credentials, Fault, Glance, How, Instance, OBSERVER_RULES, ProbeOutcome, Prober, REPLICA_RULES, RULES,
-    Target, TlsFiles, WriteOutcome, WriteProbe, close, confirm, freeze, hand_over, open, position, sentinels,
+    Target, TlsFiles, WellError, WriteOutcome, WriteProbe, close, confirm, freeze, hand_over, open, position,
+    sentinels, well,
 };
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair,
@@ -92,6 +93,16 @@ async fn the_least_permissions_are_enough_for_everything_and_secrets_stay_in_fil
     order.arg("NO").arg("ONE");
     let error = link.ask("promote", &order, soon()).await.unwrap_err();
     assert_eq!(error.fault, Fault::NoPermission);
+    // It may check a service by a key that it was given to see.
+    well(&observer, None, soon()).await.unwrap();
+    well(&observer, Some("mesh:epoch"), soon()).await.unwrap();
+    let error = well(&observer, Some("mesh:none"), soon()).await.unwrap_err();
+    assert!(matches!(&error, WellError::NoKey { key } if key == "mesh:none"), "{error:?}");
+    let error = well(&observer, Some("worker:beat"), soon()).await.unwrap_err();
+    assert!(
+        matches!(&error, WellError::Ask(refused) if refused.fault == Fault::NoPermission),
+        "a key of others: {error:?}"
+    );
     // A wrong password, none at all, and a file that is not there.
     let wrong = Target { credentials: Some(secret(dir.path(), "mesh", "wrong")), ..dr.instance.target() };
     let nobody = Target { credentials: None, ..dr.instance.target() };

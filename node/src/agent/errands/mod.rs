@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout_at;
 
 use super::routes::Specs;
-use super::sightings::ProbeLogin;
+use super::sightings::Logins;
 use journal::Begin;
 use work::Work;
 
@@ -43,7 +43,7 @@ type Turn = Arc<tokio::sync::Mutex<()>>;
 pub struct ErrandKeeper {
     me: AgentName,
     allowed: Arc<Allowed>,
-    login: Option<ProbeLogin>,
+    logins: Logins,
     specs: Arc<dyn Specs>,
     journal: Arc<Mutex<Journal>>,
     jobs: Mutex<BTreeMap<String, Job>>,
@@ -56,14 +56,14 @@ impl ErrandKeeper {
     pub fn new(
         me: AgentName,
         allowed: Allowed,
-        login: Option<ProbeLogin>,
+        logins: Logins,
         journal: Journal,
         specs: Arc<dyn Specs>,
     ) -> Self {
         Self {
             me,
             allowed: Arc::new(allowed),
-            login,
+            logins,
             specs,
             journal: Arc::new(Mutex::new(journal)),
             jobs: Mutex::default(),
@@ -137,7 +137,7 @@ impl ErrandKeeper {
         let Some(instance) = group.instances.iter().find(|known| known.name == *instance) else {
             return Err(no(Refusal::NotApplicable, format!("there is no instance {instance}")));
         };
-        self.allowed.work(order, group, instance, self.login.as_ref())
+        self.allowed.work(order, group, instance, &self.logins)
     }
 
     /// Begins a job that ends by the deadline whoever asked, and whatever becomes of them.

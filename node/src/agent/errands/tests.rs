@@ -58,7 +58,13 @@ fn keeper(dir: &Path, hook: &str) -> ErrandKeeper {
     );
     let config = NodeConfig::parse(Path::new("mesh.toml"), &text).unwrap();
     let journal = Journal::open(dir).unwrap();
-    ErrandKeeper::new("dr-1".parse().unwrap(), Allowed::of(&config), None, journal, Arc::new(Applied))
+    ErrandKeeper::new(
+        "dr-1".parse().unwrap(),
+        Allowed::of(&config),
+        Logins::default(),
+        journal,
+        Arc::new(Applied),
+    )
 }
 
 fn order(name: &str, work: Kind, epoch: u64, attempt: u32) -> Order {

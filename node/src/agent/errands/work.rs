@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 use mesh_adapters::health::{Check, Unhealthy};
 use mesh_adapters::hooks::{self, Call, Ended, Hook};
 use mesh_adapters::postgres::{ProbeTarget, healthy};
+use mesh_adapters::redis;
 use mesh_adapters::systemd::{self, Active, Systemd, UnitName};
 use mesh_proto::effect::{Effect, Finding, Order, Outcome, Refusal};
 use mesh_proto::spec::{CheckSpec, GroupSpec, InstanceSpec, Work as Kind};
 use mesh_proto::{ErrandName, Millis};
 use tokio::time::sleep_until;
 
-use super::{Goal, No, ProbeLogin, no, refused};
+use super::{Goal, Logins, No, no, refused};
 use crate::config::NodeConfig;
 
 /// Pause between two looks at a service that comes up or goes down.
@@ -87,7 +88,7 @@ impl Allowed {
         order: &Order,
         group: &GroupSpec,
         instance: &InstanceSpec,
-        login: Option<&ProbeLogin>,
+        logins: &Logins,
     ) -> Result<Work, No> {
         let Effect::Errand { errand, work, at, .. } = &order.effect else {
             return Err(no(Refusal::NotConfigured, "no service and no hook"));
@@ -121,7 +122,7 @@ impl Allowed {
                     name: errand.clone(),
                     up: *work == Kind::Start,
                     managed: managed.clone(),
-                    check: check.map(|check| prepared(check, &goal, login)).transpose()?,
+                    check: check.map(|check| prepared(check, &goal, logins)).transpose()?,
                 }))
             }
         };
@@ -156,6 +157,7 @@ struct Service {
 enum Probe {
     Net(Check),
     Sql { target: ProbeTarget, query: String },
+    Redis { target: redis::Target, key: Option<String> },
 }
 
 /// How a service was found.
@@ -265,7 +267,11 @@ impl Service {
             // Whoever manages it does not tell, so its address has to.
             (Found::Untold, Some(Probe::Net(check)), false) => gone(check, until).await,
             // A database says nothing about a service that is gone.
-            (found @ (Found::So | Found::Untold), None | Some(Probe::Net(_) | Probe::Sql { .. }), _) => found,
+            (
+                found @ (Found::So | Found::Untold),
+                None | Some(Probe::Net(_) | Probe::Sql { .. } | Probe::Redis { .. }),
+                _,
+            ) => found,
         }
     }
 
@@ -311,6 +317,9 @@ impl Probe {
             Self::Sql { target, query } => {
                 healthy(target, query, until).await.map(drop).map_err(|error| crate::cli::with_causes(&error))
             }
+            Self::Redis { target, key } => redis::well(target, key.as_deref(), until)
+                .await
+                .map_err(|error| crate::cli::with_causes(&error)),
         }
     }
 }
@@ -365,7 +374,10 @@ fn ran(began: Instant, said: Option<String>) -> Outcome {
     Outcome::Done(Finding::Ran { took: Millis::from(began.elapsed()), said })
 }
 
-fn prepared(check: CheckSpec, goal: &Goal, login: Option<&ProbeLogin>) -> Result<Probe, No> {
+fn prepared(check: CheckSpec, goal: &Goal, logins: &Logins) -> Result<Probe, No> {
+    let missing = |section: &str| {
+        no(Refusal::NotConfigured, format!("this agent's file has no [{section}] section to log in with"))
+    };
     Ok(match check {
         CheckSpec::Tcp { address } => Probe::Net(Check::Tcp { address }),
         CheckSpec::Http { address, path, host, status: [first, last] } => {
@@ -373,10 +385,7 @@ fn prepared(check: CheckSpec, goal: &Goal, login: Option<&ProbeLogin>) -> Result
             Probe::Net(Check::Http { address, host, path, good: first..=last })
         }
         CheckSpec::Sql { query, database } => {
-            let Some(login) = login else {
-                let what = "this agent's file has no [probe] section to log in with";
-                return Err(no(Refusal::NotConfigured, what));
-            };
+            let login = logins.postgres.as_ref().ok_or_else(|| missing("probe"))?;
             let target = ProbeTarget {
                 address: goal.instance.address,
                 database: database.unwrap_or_else(|| goal.database.clone()),
@@ -385,6 +394,10 @@ fn prepared(check: CheckSpec, goal: &Goal, login: Option<&ProbeLogin>) -> Result
                 system_identifier: None,
             };
             Probe::Sql { target, query }
+        }
+        CheckSpec::Redis { address, key } => {
+            let login = logins.redis.as_ref().ok_or_else(|| missing("redis_probe"))?;
+            Probe::Redis { target: login.target(address.unwrap_or(goal.instance.address)), key }
         }
     })
 }

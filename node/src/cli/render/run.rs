@@ -27,7 +27,7 @@ pub fn plan(view: &PlanView, look: &Look) -> String {
     out.push_str(&look.labelled(Tone::Dim, "  why       ", &plan.reason));
     let loss = match view.may_lose_bytes {
         Some(0) => "nothing".to_owned(),
-        Some(bytes) => format!("at most {} of WAL, as far as is known now", text::bytes(bytes)),
+        Some(bytes) => format!("at most {} of writes, as far as is known now", text::bytes(bytes)),
         None => "not known".to_owned(),
     };
     out.push_str(&look.labelled(Tone::Dim, "  may lose  ", &loss));
@@ -252,7 +252,7 @@ fn finding(found: &Finding) -> String {
         Finding::Follows { how } => match how {
             Rejoined::Followed => ", as it was".to_owned(),
             Rejoined::Rewound { diverged_bytes, .. } => {
-                format!(", rewound; {} of WAL only it had were kept aside", text::bytes(*diverged_bytes))
+                format!(", rewound; {} only it had were kept aside", text::bytes(*diverged_bytes))
             }
             Rejoined::Rebuilt { diverged_bytes: Some(bytes @ 1..), .. } => {
                 format!(", rebuilt; {} only it had were kept aside", text::bytes(*bytes))
