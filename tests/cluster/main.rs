@@ -13,5 +13,6 @@ mod redis;
 mod refusals;
 mod routes;
 mod services;
+mod site;
 mod support;
 mod zero_loss;

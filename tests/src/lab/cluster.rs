@@ -1,6 +1,7 @@
 //! Three sites: `east` with the primary, `dr` with a standby, `witness` without a database but with the route. What
 //! stands before mesh comes ([`Cluster::raise`]), mesh on top of it ([`Cluster::form`]), and the ways to break it.
 
+mod groups;
 mod redis;
 
 use std::path::{Path, PathBuf};
@@ -58,6 +59,8 @@ pub enum Also {
     Bind,
     /// A PgBouncer database.
     Pgbouncer,
+    /// Redis servers beside PostgreSQL, in the group `cache`, with a route through HAProxy.
+    Redis,
 }
 
 /// A running cluster. Dropping it ends everything it started.
@@ -67,7 +70,7 @@ pub struct Cluster {
     pub nodes: Vec<Node>,
     /// The databases: `pg-east`, `pg-dr`; none where Redis is.
     pub servers: Vec<Server>,
-    /// The Redis servers: `redis-east`, `redis-dr`; none where PostgreSQL is.
+    /// The Redis servers: `redis-east`, `redis-dr`; none where PostgreSQL is alone.
     pub redis: Vec<RedisServer>,
     /// The route.
     pub haproxy: Haproxy,
@@ -109,13 +112,21 @@ impl Cluster {
                 enabled: n == EAST,
             })
             .collect();
-        let haproxy = Haproxy::start(&ground, &hosts[WITNESS], wanted.follows, &backends).await?;
+        let redis = if wanted.also.contains(&Also::Redis) {
+            redis::beside(&ground, &hosts).await?
+        } else {
+            Vec::new()
+        };
+        let caches = redis::backends(&redis);
+        let haproxy =
+            Haproxy::start_with(&ground, &hosts[WITNESS], wanted.follows, &backends, &caches).await?;
         let (mut bind, mut pgbouncer) = (None, None);
         for also in &wanted.also {
             let (at, first) = (&hosts[WITNESS], &hosts[EAST]);
             match also {
                 Also::Bind => bind = Some(Bind::start(&ground, at, first.ip()).await?),
                 Also::Pgbouncer => pgbouncer = Some(Pgbouncer::start(&ground, at, first, &secrets).await?),
+                Also::Redis => {}
             }
         }
         let nodes = hosts
@@ -123,10 +134,12 @@ impl Cluster {
             .zip(1..)
             .map(|(host, id)| {
                 let server = servers.iter().find(|server| server.host.name() == host.name());
-                Node::new(&ground, id, host, server.map(|server| server.name.clone()))
+                let cache = redis.iter().find(|server| server.host.name() == host.name());
+                let node = Node::new(&ground, id, host, server.map(|server| server.name.clone()));
+                Node { cache: cache.map(|server| server.name.clone()), ..node }
             })
             .collect();
-        let (mesh, redis) = (PathBuf::new(), Vec::new());
+        let mesh = PathBuf::new();
         Ok(Self { nodes, servers, redis, haproxy, bind, pgbouncer, mesh, secrets, wanted, ground })
     }
 
@@ -146,7 +159,8 @@ impl Cluster {
     /// When the product's commands refuse.
     pub async fn prepare(&mut self) -> Result<()> {
         self.mesh = mesh::binary(&self.ground).await?;
-        let routes = self.routes();
+        let mut routes = self.routes();
+        routes.extend(self.cache().is_some().then(|| self.haproxy.cache_lines()));
         mesh::configure(&self.ground, &self.mesh, self.parts(&routes), &self.secrets).await
     }
 
@@ -173,30 +187,6 @@ impl Cluster {
         self.start_all()?;
         let formed = self.form_group().await;
         self.explained(formed).await
-    }
-
-    async fn form_group(&self) -> Result<()> {
-        let limit = Duration::from_secs(30);
-        until("the agents answer", limit, || async {
-            for node in &self.nodes {
-                node.status(&self.mesh).await?;
-            }
-            Ok(Look::There(()))
-        })
-        .await?;
-        self.must(EAST, &["form"]).await?;
-        let routes = self.routes();
-        let spec = mesh::spec(self.parts(&routes), &self.wanted.spec);
-        let first = self.redis.first().map_or("pg-east", |server| server.name.as_str());
-        let file = self.ground.file("orders.toml", &spec)?;
-        self.must(EAST, &["apply", "-f", &file.display().to_string()]).await?;
-        // The guards' first reports may be on their way: adopt refuses until the instance is known.
-        until("the primary can be adopted", limit, || async {
-            let said = self.nodes[EAST].ask(&self.mesh, &["adopt", first, "--group", mesh::GROUP]).await?;
-            Ok(if said.code == 0 { Look::There(()) } else { Look::NotYet(said.text()) })
-        })
-        .await?;
-        self.until_healthy(first, limit).await.map(|_| ())
     }
 
     /// Starts every agent and guard.
@@ -267,32 +257,6 @@ impl Cluster {
             }
         }
         Err(why.unwrap_or_else(|| anyhow::anyhow!("no agent runs")))
-    }
-
-    /// The group's part of the status.
-    ///
-    /// # Errors
-    /// When nobody answers or there is no group.
-    pub async fn group(&self) -> Result<GroupStatus> {
-        let status = self.status().await?;
-        status.groups.into_iter().next().context("the mesh has no group yet")
-    }
-
-    /// Waits until `primary` serves, everybody else follows, and no run is under way.
-    ///
-    /// # Errors
-    /// When that is not so in time; with status and logs.
-    pub async fn until_healthy(&self, primary: &str, limit: Duration) -> Result<GroupStatus> {
-        let what = format!("{primary} is the healthy primary and the others follow");
-        let waited = until(&what, limit, || async {
-            let group = self.group().await?;
-            Ok(match unhealthy(&group, primary) {
-                None => Look::There(group),
-                Some(why) => Look::NotYet(why),
-            })
-        })
-        .await;
-        self.explained(waited).await
     }
 
     /// Waits until a run newer than `after` ended well.
@@ -390,8 +354,8 @@ impl Cluster {
             Terrain::Namespaces => self.nodes[node].host.crash().await?,
             Terrain::Loopback => {
                 // The guard first: it must not have a chance to act on the death of the others.
-                let Node { guard, agent, .. } = &mut self.nodes[node];
-                for process in [guard, agent].into_iter().flatten() {
+                let Node { guard, cache_guard, agent, .. } = &mut self.nodes[node];
+                for process in [guard, cache_guard, agent].into_iter().flatten() {
                     process.signal(Signal::KILL)?;
                 }
                 if let Some(server) = self.servers.get(node) {
@@ -403,7 +367,8 @@ impl Cluster {
                 }
             }
         }
-        for process in [self.nodes[node].guard.take(), self.nodes[node].agent.take()].iter_mut().flatten() {
+        let Node { guard, cache_guard, agent, .. } = &mut self.nodes[node];
+        for process in [guard.take(), cache_guard.take(), agent.take()].iter_mut().flatten() {
             process.ended(Duration::from_secs(5)).await?;
         }
         Ok(())

@@ -21,6 +21,8 @@ pub mod port {
     pub const ROUTE: u16 = 25000;
     /// PgBouncer's port, for clients and for its console.
     pub const POOLED: u16 = 25001;
+    /// HAProxy's client port for Redis beside PostgreSQL.
+    pub const CACHE: u16 = 25002;
     /// BIND.
     pub const DNS: u16 = 25053;
     /// PostgreSQL.
@@ -33,6 +35,8 @@ pub mod port {
     pub const HTTP: u16 = 25701;
     /// The guard's RPC listener.
     pub const GUARD: u16 = 25702;
+    /// The RPC listener of the guard of Redis beside PostgreSQL.
+    pub const CACHE_GUARD: u16 = 25703;
     /// Held for as long as a block of loopback addresses is in use.
     pub const CLAIM: u16 = 25999;
 }

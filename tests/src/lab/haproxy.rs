@@ -9,13 +9,15 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::ground::{Ground, port};
 use super::host::Host;
-use super::mesh::ROUTE;
+use super::mesh::{CACHE_ROUTE, ROUTE};
 use super::process::{Process, must};
 use super::routes::RouteLines;
 use super::wait::{Look, until};
 
 /// The backend's name.
 pub const BACKEND: &str = "pg";
+/// The backend of Redis beside PostgreSQL.
+pub const CACHE_BACKEND: &str = "redis";
 const SOON: Duration = Duration::from_secs(5);
 
 /// How HAProxy learns who the primary is.
@@ -60,9 +62,24 @@ impl Haproxy {
     /// # Errors
     /// When HAProxy is not installed, refuses its configuration, or does not come up.
     pub async fn start(ground: &Ground, host: &Host, follows: Follows, servers: &[Backend]) -> Result<Self> {
+        Self::start_with(ground, host, follows, servers, &[]).await
+    }
+
+    /// The same, with a backend of Redis servers, if there are any.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn start_with(
+        ground: &Ground,
+        host: &Host,
+        follows: Follows,
+        servers: &[Backend],
+        caches: &[Backend],
+    ) -> Result<Self> {
         let folder = ground.folder("haproxy")?;
         let admin = folder.join("admin.sock");
-        let config = ground.file("haproxy/haproxy.cfg", &config(host.ip(), &admin, follows, servers))?;
+        let config =
+            ground.file("haproxy/haproxy.cfg", &config(host.ip(), &admin, follows, servers, caches))?;
         let log = ground.log("haproxy");
         let path = config.display().to_string();
         must(host.command("haproxy", ["-c", "-q", "-f", &path]), SOON)
@@ -96,13 +113,22 @@ impl Haproxy {
     /// What agent and group are told of it.
     #[must_use]
     pub fn lines(&self) -> RouteLines {
+        self.lines_of(ROUTE, BACKEND, port::ROUTE)
+    }
+
+    /// The same of the backend of Redis.
+    #[must_use]
+    pub fn cache_lines(&self) -> RouteLines {
+        self.lines_of(CACHE_ROUTE, CACHE_BACKEND, port::CACHE)
+    }
+
+    fn lines_of(&self, route: &str, backend: &str, port: u16) -> RouteLines {
+        let (ip, socket) = (self.ip, self.admin.display());
         RouteLines {
-            ip: self.ip,
-            held: format!("[[haproxy]]\nbackend = \"{BACKEND}\"\nsocket = \"{}\"\n", self.admin.display()),
+            ip,
+            held: format!("[[haproxy]]\nbackend = \"{backend}\"\nsocket = \"{socket}\"\n"),
             spec: format!(
-                "name = \"{ROUTE}\"\nkind = \"haproxy\"\nbackend = \"{BACKEND}\"\nlisten = \"{}:{}\"\n",
-                self.ip,
-                port::ROUTE
+                "name = \"{route}\"\nkind = \"haproxy\"\nbackend = \"{backend}\"\nlisten = \"{ip}:{port}\"\n"
             ),
         }
     }
@@ -135,7 +161,7 @@ impl Haproxy {
     }
 }
 
-fn config(ip: Ipv4Addr, admin: &Path, follows: Follows, servers: &[Backend]) -> String {
+fn config(ip: Ipv4Addr, admin: &Path, follows: Follows, servers: &[Backend], caches: &[Backend]) -> String {
     let mut text = format!(
         "global\n  maxconn 500\n  stats socket {} mode 660 level admin\n\
          defaults\n  mode tcp\n  option abortonclose\n  timeout connect 1s\n  timeout client 30m\n  timeout server 30m\n  retries 0\n\
@@ -150,9 +176,14 @@ fn config(ip: Ipv4Addr, admin: &Path, follows: Follows, servers: &[Backend]) -> 
             port::HTTP
         ));
     }
-    for Backend { name, ip, port, enabled } in servers {
-        let state = if follows == Follows::RuntimeApi && !enabled { " disabled" } else { "" };
-        text.push_str(&format!("  server {name} {ip}:{port}{state}\n"));
+    let line = |told: bool, Backend { name, ip, port, enabled }: &Backend| {
+        let state = if told && !enabled { " disabled" } else { "" };
+        format!("  server {name} {ip}:{port}{state}\n")
+    };
+    text.extend(servers.iter().map(|server| line(follows == Follows::RuntimeApi, server)));
+    if !caches.is_empty() {
+        text.push_str(&format!("listen {CACHE_BACKEND}\n  bind {ip}:{}\n", port::CACHE));
+        text.extend(caches.iter().map(|server| line(true, server)));
     }
     text
 }

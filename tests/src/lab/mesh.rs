@@ -22,6 +22,10 @@ pub const MESH: &str = "lab";
 pub const GROUP: &str = "orders";
 /// Name of the route.
 pub const ROUTE: &str = "orders-db";
+/// Name of the group of Redis beside PostgreSQL.
+pub const CACHE: &str = "cache";
+/// Name of its route.
+pub const CACHE_ROUTE: &str = "cache";
 const SOON: Duration = Duration::from_secs(20);
 /// A command that follows a run to its end.
 const RUN: Duration = Duration::from_secs(60);
@@ -41,10 +45,14 @@ pub struct Node {
     pub socket: PathBuf,
     /// Its instance, if it has one.
     pub instance: Option<String>,
+    /// Its Redis beside PostgreSQL, if it has one.
+    pub cache: Option<String>,
     /// The agent, while it runs.
     pub agent: Option<Process>,
     /// The guard, while it runs.
     pub guard: Option<Process>,
+    /// The guard of Redis beside PostgreSQL, while it runs.
+    pub cache_guard: Option<Process>,
 }
 
 /// The binary under test: `MESH_BIN`, else the one of this build, which cargo is asked to bring up to date first.
@@ -89,7 +97,7 @@ pub struct Of<'a> {
     pub nodes: &'a [Node],
     /// PostgreSQL servers.
     pub servers: &'a [Server],
-    /// Redis servers, in their place.
+    /// Redis servers, in their place, or beside them in a group of their own.
     pub redis: &'a [RedisServer],
     /// The routes that mesh leads.
     pub routes: &'a [RouteLines],
@@ -120,16 +128,18 @@ pub async fn configure(
         };
         issue("--agent", &node.name, "tls").await?;
         let server = servers.iter().find(|server| Some(&server.name) == node.instance.as_ref());
-        if let Some(instance) = &node.instance {
+        for instance in node.instances() {
             issue("--guard", instance, "guard-tls").await?;
         }
         let mut text = config((&home, &memory), nodes, node, server, &password);
         let held = routes.iter().filter(|route| route.ip == node.host.ip()).map(|route| route.held.as_str());
         text.extend(held);
-        if let Some(server) = redis.iter().find(|server| Some(&server.name) == node.instance.as_ref()) {
-            text.push_str(&server.section(GROUP, &home, &memory));
-        } else if let Some(server) = redis.first() {
+        if let Some(server) = redis.first() {
             text.push_str(&server.probe_section());
+        }
+        if let Some(server) = redis.iter().find(|server| node.instances().any(|name| *name == server.name)) {
+            let group = if servers.is_empty() { GROUP } else { CACHE };
+            text.push_str(&server.section(group, &home, &memory));
         }
         let file = ground.file(&format!("{}/mesh.toml", node.name), &text)?.display().to_string();
         must(node.host.command(mesh, ["agent", "init", "--config", &file]), SOON).await?;
@@ -188,20 +198,20 @@ fn config(
 
 /// The group spec: `settings` are its own lines, before the instances.
 #[must_use]
-pub fn spec(Of { nodes, servers, redis, routes }: Of<'_>, settings: &str) -> String {
+pub fn spec(group: &str, Of { nodes, servers, redis, routes }: Of<'_>, settings: &str) -> String {
     let engine = if redis.is_empty() { "" } else { "engine = \"redis\"\n" };
-    let mut text = format!("group = \"{GROUP}\"\n{engine}{settings}\n");
-    let databases = servers.iter().map(|server| (&server.name, server.host.ip(), port::POSTGRES));
-    let caches = redis.iter().map(|server| (&server.name, server.host.ip(), port::REDIS));
-    for (name, ip, port) in databases.chain(caches) {
-        let Some(node) = nodes.iter().find(|node| node.instance.as_ref() == Some(name)) else {
+    let mut text = format!("group = \"{group}\"\n{engine}{settings}\n");
+    let databases =
+        servers.iter().map(|server| (&server.name, server.host.ip(), port::POSTGRES, port::GUARD));
+    let caches = redis.iter().map(|server| (&server.name, server.host.ip(), port::REDIS, server.guard));
+    for (name, ip, port, guard) in databases.chain(caches) {
+        let Some(node) = nodes.iter().find(|node| node.instances().any(|own| own == name)) else {
             continue;
         };
         let site = &node.name;
         text.push_str(&format!(
             "[[instance]]\nname = \"{name}\"\nsite = \"{site}\"\nagent = \"{site}\"\naddress = \"{ip}:{port}\"\n\
-             guard = \"{ip}:{}\"\n",
-            port::GUARD
+             guard = \"{ip}:{guard}\"\n"
         ));
     }
     text.extend(routes.iter().filter_map(|route| route.table(nodes)));
@@ -220,9 +230,16 @@ impl Node {
             config: home.join("mesh.toml"),
             socket: home.join("mesh.sock"),
             instance,
+            cache: None,
             agent: None,
             guard: None,
+            cache_guard: None,
         }
+    }
+
+    /// Its instances, of either engine.
+    pub fn instances(&self) -> impl Iterator<Item = &String> {
+        self.instance.iter().chain(&self.cache)
     }
 
     /// Starts the agent.
@@ -237,16 +254,19 @@ impl Node {
         Ok(())
     }
 
-    /// Starts the guard, if there is an instance.
+    /// Starts the guard of each of its instances.
     ///
     /// # Errors
-    /// When it cannot be started.
+    /// When one cannot be started.
     pub fn start_guard(&mut self, ground: &Ground, mesh: &Path) -> Result<()> {
-        let Some(instance) = &self.instance else { return Ok(()) };
-        let config = self.config.display().to_string();
-        let name = format!("guard-{instance}");
-        let command = self.host.guard_command(mesh, ["guard", "--config", &config, "--instance", instance]);
-        self.guard = Some(Process::start(&name, command, &ground.log(&name))?);
+        let start = |instance: &Option<String>| {
+            let Some(instance) = instance else { return Ok(None) };
+            let config = self.config.display().to_string();
+            let name = format!("guard-{instance}");
+            let words = ["guard", "--config", &config, "--instance", instance];
+            Process::start(&name, self.host.guard_command(mesh, words), &ground.log(&name)).map(Some)
+        };
+        (self.guard, self.cache_guard) = (start(&self.instance)?, start(&self.cache)?);
         Ok(())
     }
 

@@ -52,6 +52,8 @@ pub struct RedisServer {
     pub log: PathBuf,
     /// The files with the passwords.
     pub passwords: Passwords,
+    /// Where its guard listens: elsewhere than PostgreSQL's on the same host.
+    pub guard: u16,
     /// As it was started by the operator; the guard starts another process.
     process: Option<Process>,
 }
@@ -61,7 +63,13 @@ impl RedisServer {
     ///
     /// # Errors
     /// When Redis is not installed or does not come up.
-    pub async fn start(ground: &Ground, host: &Host, name: &str, primary: Option<&Self>) -> Result<Self> {
+    pub async fn start(
+        ground: &Ground,
+        host: &Host,
+        name: &str,
+        primary: Option<&Self>,
+        guard: u16,
+    ) -> Result<Self> {
         let data = ground.folder(&format!("{name}/data"))?;
         ground.give(&ground.dir().join(name))?;
         let secret = |name: &str| ground.file(&format!("{name}.secret"), &format!("{name}-secret\n"));
@@ -101,6 +109,7 @@ impl RedisServer {
             config,
             log,
             passwords,
+            guard,
             process: Some(process),
         };
         until(&format!("{name} answers"), SOON, || async {
@@ -199,9 +208,8 @@ impl RedisServer {
     #[must_use]
     pub fn section(&self, group: &str, home: &Path, state: &Path) -> String {
         let Passwords { guard, replica, .. } = &self.passwords;
-        let probe = self.probe_section();
         format!(
-            "{probe}[[redis]]\nname = \"{name}\"\ngroup = \"{group}\"\ndata_dir = \"{data}\"\nconfig_file = \"{config}\"\n\
+            "[[redis]]\nname = \"{name}\"\ngroup = \"{group}\"\ndata_dir = \"{data}\"\nconfig_file = \"{config}\"\n\
              port = {port}\nuser = \"mesh\"\npassword_file = \"{guard}\"\nreplication_user = \"mesh-replica\"\n\
              replication_password_file = \"{replica}\"\nguard_listen = \"{ip}:{listen}\"\nstate_dir = \"{state}\"\n\
              log_file = \"{log}\"\ncert = \"{home}/guard-tls/guard-{name}.crt\"\nkey = \"{home}/guard-tls/guard-{name}.key\"\n",
@@ -212,7 +220,7 @@ impl RedisServer {
             config = self.config.display(),
             port = port::REDIS,
             ip = self.host.ip(),
-            listen = port::GUARD,
+            listen = self.guard,
             state = state.join(&self.name).display(),
             log = self.log.display(),
             home = home.display(),

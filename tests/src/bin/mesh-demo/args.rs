@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 
 /// Shown on request and after a mistake.
 pub const USAGE: &str = "\
-mesh-demo: three sites on this host, a real PostgreSQL primary, and its loss
+mesh-demo: three sites on this host, real PostgreSQL and Redis primaries, and their loss
 
   mesh-demo                      kill the primary, watch mesh fail over, go back by hand
   mesh-demo --scenario NAME      crash (default), site-loss, switchover, leader-loss

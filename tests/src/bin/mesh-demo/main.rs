@@ -3,6 +3,7 @@
 //! It shows and checks; it repairs nothing. What it started it ends, unless told to keep it.
 
 mod args;
+mod cache;
 mod scenes;
 mod view;
 mod voice;

@@ -5,15 +5,17 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use mesh_proto::run::{Phase, Run};
 use mesh_tests::lab::bind::NAME;
-use mesh_tests::lab::cluster::{Also, Cluster, DR, EAST, WITNESS, Wanted};
+use mesh_tests::lab::cluster::{Also, Cluster, DR, EAST, SITES, WITNESS, Wanted};
 use mesh_tests::lab::direct::Direct;
 use mesh_tests::lab::ground::Leave;
 use mesh_tests::lab::haproxy::Follows;
 use mesh_tests::lab::host::Terrain;
+use mesh_tests::lab::mesh::{CACHE, GROUP};
 use mesh_tests::lab::timeline::stretches;
 use mesh_tests::lab::writer::{Outage, Writer};
 
 use crate::args::Scenario;
+use crate::cache::Cache;
 use crate::view::View;
 use crate::voice::{Tone, Voice};
 
@@ -35,6 +37,7 @@ struct Play {
     cluster: Cluster,
     writer: Writer,
     direct: Direct,
+    cache: Cache,
     /// When the old primary was lost, or given up.
     lost: Instant,
     /// Rows that the unplanned failover lost: a later change is not to blame for them.
@@ -51,10 +54,12 @@ pub async fn play(voice: Voice, scenario: Scenario, keep: bool) -> Result<bool> 
     let cluster = set_up(voice).await?;
     let writer = cluster.writer();
     let direct = Direct::start(&cluster.servers[EAST]);
-    let mut play = Play { voice, cluster, writer, direct, lost: began, gone: Vec::new(), kept: true };
+    let cache = Cache::begin(&cluster).await;
+    let cache = cluster.explained(cache).await?;
+    let mut play = Play { voice, cluster, writer, direct, cache, lost: began, gone: Vec::new(), kept: true };
     play.change(scenario).await?;
     play.rejoin(scenario).await?;
-    play.back().await?;
+    play.back(scenario).await?;
     play.audit().await?;
     play.end(began, keep).await
 }
@@ -62,26 +67,27 @@ pub async fn play(voice: Voice, scenario: Scenario, keep: bool) -> Result<bool> 
 async fn set_up(voice: Voice) -> Result<Cluster> {
     voice.act(1, "Three sites on this host, each with an address of its own");
     voice.say(
-        "Two PostgreSQL servers, HAProxy and BIND are set up as they would be without mesh; some seconds.",
+        "Two PostgreSQL servers, two of Redis, HAProxy and BIND are set up as they would be without mesh; some seconds.",
     );
     let wanted = Wanted {
         name: "demo",
         terrain: Terrain::Loopback,
         follows: Follows::RuntimeApi,
         spec: String::new(),
-        also: vec![Also::Bind],
+        also: vec![Also::Bind, Also::Redis],
     };
     let mut cluster = Cluster::raise(wanted).await?;
     let site = |node: usize, what: &str| {
         let node = &cluster.nodes[node];
         voice.line(&format!("{:<8} {:<11} {what}", node.name, node.host.ip()));
     };
-    site(EAST, "PostgreSQL pg-east, the primary; its guard; an agent");
-    site(DR, "PostgreSQL pg-dr, a standby that streams from pg-east; its guard; an agent");
+    site(EAST, "PostgreSQL pg-east and Redis redis-east, the primaries; a guard beside each; an agent");
+    site(DR, "PostgreSQL pg-dr and Redis redis-dr, which stream from them; a guard beside each; an agent");
     site(WITNESS, "no database; an agent; the routes that clients take: HAProxy, and a name in BIND");
     cluster.form().await?;
     voice.say(
-        "The mesh is formed, the group `orders` applied, and its primary adopted. What an operator sees:",
+        "The mesh is formed, the groups `orders` and `cache` applied, and their primaries adopted. What an operator \
+         sees:",
     );
     let status = cluster.must(WITNESS, &["status"]).await?;
     voice.quote("mesh status", &status.out);
@@ -107,8 +113,10 @@ impl Play {
             Scenario::SiteLoss => cluster.lose(EAST).await?,
             Scenario::Switchover => {
                 let (node, mesh) = (&cluster.nodes[WITNESS], cluster.mesh.clone());
-                let asked =
-                    node.ask(&mesh, &["switchover", "--site", "dr", "--yes", "--reason", "demonstration"]);
+                let asked = node.ask(
+                    &mesh,
+                    &["switchover", "--group", GROUP, "--site", "dr", "--yes", "--reason", "demonstration"],
+                );
                 command = Some(asked.await?);
             }
         }
@@ -147,6 +155,7 @@ impl Play {
         self.outage(outage, limit);
         self.one_writer(fault, outage);
         self.named(DR).await?;
+        self.cached(fault, scenario == Scenario::SiteLoss, DR).await?;
         self.losses(scenario == Scenario::Switchover, DR).await
     }
 
@@ -173,6 +182,10 @@ impl Play {
             Scenario::ProcessCrash => {}
         }
         let group = self.cluster.until_healthy("pg-dr", REJOIN).await?;
+        if scenario == Scenario::SiteLoss {
+            self.cluster.until_group_healthy(CACHE, "redis-dr", REJOIN).await?;
+            self.promise(true, "redis-east follows redis-dr, by itself");
+        }
         let (took, what) = (since.0.elapsed().as_secs_f64(), since.1);
         self.promise(true, &format!("pg-east follows pg-dr, by itself, seen {took:.1} s after {what}"));
         for instance in &group.instances {
@@ -183,21 +196,26 @@ impl Play {
         Ok(())
     }
 
-    async fn back(&mut self) -> Result<()> {
+    async fn back(&mut self, scenario: Scenario) -> Result<()> {
         self.voice.act(5, "Back to east, by hand");
         self.direct.stop().await?;
         self.direct = Direct::start(&self.cluster.servers[DR]);
         tokio::time::sleep(Duration::from_secs(1)).await;
         let fault = Instant::now();
-        let args = ["failover", "--site", "east", "--yes", "--reason", "demonstration: back home"];
+        let all = scenario == Scenario::SiteLoss;
+        let which = if all { &["--all"][..] } else { &["--group", GROUP] };
+        let args =
+            [&["failover", "--site", "east"], which, &["--yes", "--reason", "demonstration: back home"]]
+                .concat();
         let said = self.cluster.must(DR, &args).await?;
-        self.voice.quote("mesh failover --site east", &said.text());
+        self.voice.quote(&format!("mesh failover --site east {}", which.join(" ")), &said.text());
         let outage = self.writer.outage(fault, Duration::from_secs(3), PATIENCE).await;
         let outage = self.cluster.explained(outage).await?;
         self.cluster.until_healthy("pg-east", REJOIN).await?;
         self.outage(outage, OUTAGE_PLANNED);
         self.one_writer(fault, outage);
         self.named(EAST).await?;
+        self.cached(fault, all, EAST).await?;
         self.losses(true, EAST).await
     }
 
@@ -212,6 +230,10 @@ impl Play {
     async fn end(mut self, began: Instant, keep: bool) -> Result<bool> {
         self.writer.stop().await?;
         self.direct.stop().await?;
+        let (count, lost) = self.cache.end(&self.cluster, EAST).await?;
+        self.voice.line(&format!(
+            "Redis: {lost} of {count} acknowledged writes lost in all; it replicates asynchronously"
+        ));
         let seconds = began.elapsed().as_secs_f64();
         if self.kept {
             println!("\n   Every promise was kept. {seconds:.0} s in all.");
@@ -222,28 +244,11 @@ impl Play {
             );
         }
         if keep {
-            self.keep();
+            stay(&mut self.cluster);
         } else if !self.kept {
             self.cluster.ground().leave(Leave::Logs);
         }
         Ok(self.kept)
-    }
-
-    fn keep(&mut self) {
-        let (dir, mesh) = (self.cluster.dir().to_owned(), self.cluster.mesh.clone());
-        let socket = self.cluster.nodes[WITNESS].socket.clone();
-        let server = &self.cluster.servers[EAST];
-        println!("\n   It stays up. To play with it:");
-        println!("     export MESH_SOCKET={}", socket.display());
-        println!("     alias mesh={}", mesh.display());
-        println!("     mesh status --watch");
-        println!(
-            "     kill -9 $(head -1 {})    # the primary's postmaster",
-            server.data.join("postmaster.pid").display()
-        );
-        println!("   To end it:");
-        println!("     {} --stop {}", std::env::args().next().unwrap_or_default(), dir.display());
-        self.cluster.ground().leave(Leave::Everything);
     }
 
     fn promise(&mut self, kept: bool, what: &str) {
@@ -268,6 +273,27 @@ impl Play {
             late == 0,
             &if late == 0 { what.to_owned() } else { format!("{what}: it acknowledged {late} rows") },
         );
+    }
+
+    /// What it meant for the client of Redis: its primary moved to a node, or was well at east and was left alone.
+    async fn cached(&mut self, fault: Instant, moves: bool, node: usize) -> Result<()> {
+        let primary = format!("redis-{}", SITES[if moves { node } else { EAST }]);
+        let seen = self.cache.after(&self.cluster, fault, &primary, PATIENCE).await?;
+        let ms = seen.gap.as_millis();
+        if !moves {
+            let what =
+                format!("Redis was well, and was left alone at east; its client waited {ms} ms at most");
+            self.promise(!seen.moved, &what);
+            return Ok(());
+        }
+        let limit = if node == EAST { OUTAGE_PLANNED } else { OUTAGE_UNPLANNED };
+        let what = format!(
+            "Redis moved to {}: its client waited {ms} ms between two writes (at most {} ms)",
+            seen.primary,
+            limit.as_millis()
+        );
+        self.promise(seen.moved && seen.gap <= limit, &what);
+        Ok(())
     }
 
     /// What a client that follows the name is told, and the marker beside it.
@@ -298,6 +324,24 @@ impl Play {
         }
         Ok(())
     }
+}
+
+/// Leaves everything running, and says how to play with it.
+fn stay(cluster: &mut Cluster) {
+    let (dir, mesh) = (cluster.dir().to_owned(), cluster.mesh.clone());
+    let socket = cluster.nodes[WITNESS].socket.clone();
+    let server = &cluster.servers[EAST];
+    println!("\n   It stays up. To play with it:");
+    println!("     export MESH_SOCKET={}", socket.display());
+    println!("     alias mesh={}", mesh.display());
+    println!("     mesh status --watch");
+    println!(
+        "     kill -9 $(head -1 {})    # the primary's postmaster",
+        server.data.join("postmaster.pid").display()
+    );
+    println!("   To end it:");
+    println!("     {} --stop {}", std::env::args().next().unwrap_or_default(), dir.display());
+    cluster.ground().leave(Leave::Everything);
 }
 
 fn told(scenario: Scenario) -> (&'static str, &'static str) {
