@@ -193,7 +193,7 @@ impl std::fmt::Display for Effect {
             Self::HandOver { instance, .. } => write!(f, "stop {instance} cleanly"),
             Self::Fence { instance, .. } => write!(f, "fence {instance}"),
             Self::Freeze { instance, .. } => write!(f, "freeze {instance}"),
-            Self::Confirm { instance, at } => write!(f, "confirm that {instance} has WAL up to {at}"),
+            Self::Confirm { instance, at } => write!(f, "confirm that {instance} has everything up to {at}"),
             Self::Promote { instance, term, .. } => write!(f, "promote {instance} in epoch {}", term.epoch),
             Self::Follow { instance, primary, .. } => write!(f, "let {instance} follow {primary}"),
             Self::Route { route, instance } => write!(f, "lead route {route} to {instance}"),

@@ -166,7 +166,7 @@ async fn a_bad_spec_changes_nothing() {
     }
     // A second group with the same servers: each has one guard, and that has one lease.
     apply(&mut cluster, "").await.unwrap();
-    let spec = mesh::spec(cluster.parts(&[]), "");
+    let spec = mesh::spec(mesh::GROUP, cluster.parts(&[]), "");
     let spec = spec.replace("group = \"orders\"", "group = \"billing\"");
     let file = cluster.ground().file("billing.toml", &spec).unwrap().display().to_string();
     let said = cluster.nodes[DR].ask(&cluster.mesh, &["apply", "-f", &file]).await.unwrap();
@@ -246,7 +246,7 @@ async fn agents_answer(cluster: &Cluster) {
 }
 
 async fn apply(cluster: &mut Cluster, lines: &str) -> anyhow::Result<()> {
-    let spec = mesh::spec(cluster.parts(&cluster.routes()), lines);
+    let spec = mesh::spec(mesh::GROUP, cluster.parts(&cluster.routes()), lines);
     let file = cluster.ground().file("orders.toml", &spec)?.display().to_string();
     cluster.must(WITNESS, &["apply", "-f", &file]).await.map(|_| ())
 }

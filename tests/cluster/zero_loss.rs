@@ -84,7 +84,7 @@ async fn a_standby_that_may_lack_a_commit_is_promoted_only_when_the_loss_is_acce
     cluster.lose(DR).await.unwrap();
     // Asked for while nobody could flush a commit: so far commits wait for nobody, and status says so.
     let lines = "durability = \"zero-loss\"\nhold_down_seconds = 0";
-    let spec = mesh::spec(cluster.parts(&cluster.routes()), lines);
+    let spec = mesh::spec(mesh::GROUP, cluster.parts(&cluster.routes()), lines);
     let file = cluster.ground().file("orders.toml", &spec).unwrap().display().to_string();
     let said = cluster.must(WITNESS, &["apply", "-f", &file]).await.unwrap();
     assert!(said.out.contains("commits wait until a standby is back"), "{}", said.text());
