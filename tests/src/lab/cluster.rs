@@ -9,14 +9,13 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use mesh_proto::audit::AuditRecord;
-use mesh_proto::operator::{GroupStatus, StatusView};
+use mesh_proto::operator::StatusView;
 use mesh_proto::run::{Phase, Run};
 use rustix::process::Signal;
 
 use super::bind::Bind;
 use super::ground::{Ground, port};
 use super::haproxy::{Backend, Follows, Haproxy};
-use super::health::unhealthy;
 use super::host::{Host, Terrain};
 use super::mesh::{self, Node};
 use super::net::Network;
