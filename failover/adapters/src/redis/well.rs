@@ -33,9 +33,8 @@ pub async fn well(target: &Target, key: Option<&str>, deadline: Instant) -> Resu
     let Some(key) = key else {
         return Ok(link.order(what, &["PING"], deadline).await?);
     };
-    match link.ask(what, &command(&["EXISTS", key]), deadline).await? {
-        Value::Int(1) => Ok(()),
-        Value::Int(0) => Err(WellError::NoKey { key: key.to_owned() }),
-        _ => Err(AskError::new(what, Fault::Form).into()),
-    }
+    let Value::Int(found) = link.ask(what, &command(&["EXISTS", key]), deadline).await? else {
+        return Err(AskError::new(what, Fault::Form).into());
+    };
+    if found == 1 { Ok(()) } else { Err(WellError::NoKey { key: key.to_owned() }) }
 }
