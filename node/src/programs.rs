@@ -33,6 +33,12 @@ pub fn agent(common: &Common, args: &AgentArgs) -> ExitCode {
         Some(AgentCommand::Template(template)) => local::agent_template(common, template),
         Some(AgentCommand::Init(init)) => match agent::init(&init.config) {
             Ok(text) => said(output, &text),
+            Err(error) if error.store_exists() => {
+                let next = "start the agent that it belongs to; a new agent takes an empty data_dir";
+                let failure = Failure::new(Exit::Conflict, with_causes(&error), next);
+                output.failure(&failure);
+                failure.exit.into()
+            }
             Err(error) => failed(output, &error),
         },
         None => serve(output, agent::run(&args.config)),

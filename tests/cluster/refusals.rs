@@ -55,6 +55,20 @@ async fn a_port_in_use_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_there_is_a_conflict_and_stays() {
+    let _turn = turn().await;
+    let cluster = prepared().await;
+    let node = &cluster.nodes[EAST];
+    let store = node.config.parent().unwrap().join("agent/mesh.db");
+    let before = std::fs::read(&store).unwrap();
+    let config = node.config.display().to_string();
+    let said = node.ask(&cluster.mesh, &["agent", "init", "--config", &config]).await.unwrap();
+    assert_eq!(said.code, 4, "{}", said.text());
+    says(&said.text(), &["already", "next: "]);
+    assert_eq!(std::fs::read(&store).unwrap(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn missing_programs_are_named_with_the_line_that_names_them() {
     let _turn = turn().await;
     let mut cluster = prepared().await;

@@ -103,6 +103,14 @@ pub enum AgentError {
     Signals(#[source] std::io::Error),
 }
 
+impl AgentError {
+    /// Whether a store was asked for where there is one already: nothing went wrong, and nothing was changed.
+    #[must_use]
+    pub const fn store_exists(&self) -> bool {
+        matches!(self, Self::Create { source: mesh_consensus::StoreError::Exists { .. }, .. })
+    }
+}
+
 fn number(config: &NodeConfig) -> Result<NodeId, AgentError> {
     config.node_id().ok_or_else(|| AgentError::NoNumber(config.agent.name.clone()))
 }
