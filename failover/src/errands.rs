@@ -146,6 +146,7 @@ pub fn of_step<'a>(plan: &'a Plan, effect: &Effect) -> Option<&'a Errand> {
         | Effect::Confirm { .. }
         | Effect::Promote { .. }
         | Effect::Follow { .. }
+        | Effect::Scan { .. }
         | Effect::Route { .. }
         | Effect::Prove { .. } => None,
     }

@@ -7,8 +7,8 @@ mod targets;
 use mesh_proto::Millis;
 use mesh_proto::command::MemberRecord;
 use mesh_proto::spec::{
-    Durability, Engine, GroupSpec, HaproxyTarget, PgbouncerTarget, Profile, RecordSpec, RouteSpec,
-    RouteTarget, Timing,
+    CrashPolicy, Durability, Engine, GroupSpec, HaproxyTarget, PgbouncerTarget, Profile, RecordSpec,
+    RouteSpec, RouteTarget, Timing,
 };
 
 /// One thing that is wrong with a spec.
@@ -105,6 +105,7 @@ pub fn check(spec: &GroupSpec, members: &[MemberRecord]) -> Vec<Finding> {
     findings.extend(check_routes(spec, members));
     findings.extend(crate::errands::check(spec, members));
     findings.extend(check_engine(spec));
+    findings.extend(check_crash(spec));
     findings.extend(crate::quorum::check(spec));
     for observer in &spec.observers {
         if !members.iter().any(|m| m.agent == *observer) {
@@ -120,6 +121,25 @@ pub fn check(spec: &GroupSpec, members: &[MemberRecord]) -> Vec<Finding> {
 }
 
 /// One group has one primary, one lease and one epoch, so one engine; and a pooler of one engine leads to no other.
+fn check_crash(spec: &GroupSpec) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if !(1..=3_600).contains(&spec.crash_restart_seconds) {
+        findings.push(Finding::new(
+            "crash_restart_seconds",
+            format!("{} s are no time for a restart", spec.crash_restart_seconds),
+            "use 1 to 3600: longer than crash recovery takes, shorter than you can be without a primary",
+        ));
+    }
+    if spec.engine == Engine::Redis && spec.crash_policy == CrashPolicy::RestartFirst {
+        findings.push(Finding::new(
+            "crash_policy",
+            "a Redis that was killed has forgotten what it had not saved, and its replicas have not",
+            "leave it out: a replica is promoted",
+        ));
+    }
+    findings
+}
+
 fn check_engine(spec: &GroupSpec) -> Vec<Finding> {
     let mut findings = Vec::new();
     for instance in &spec.instances {

@@ -69,6 +69,17 @@ pub enum Effect {
         /// Generation; lower than the guard's is refused.
         generation: Generation,
     },
+    /// Count in the log of a dead primary what a candidate does not have. Changes nothing.
+    Scan {
+        /// The dead primary.
+        instance: InstanceName,
+        /// The candidate's system identifier.
+        system_id: u64,
+        /// Where to read from: a record's end, at or before `held`.
+        boundary: Lsn,
+        /// Where what the candidate has ends.
+        held: Lsn,
+    },
     /// Lead a route to the primary and end the sessions to the old one.
     Route {
         /// The route.
@@ -116,6 +127,8 @@ pub enum EffectKind {
     Promote,
     /// [`Effect::Follow`]
     Follow,
+    /// [`Effect::Scan`]
+    Scan,
     /// [`Effect::Route`]
     Route,
     /// [`Effect::Prove`]
@@ -126,7 +139,7 @@ pub enum EffectKind {
 
 impl EffectKind {
     /// Every kind.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Checkpoint,
         Self::HandOver,
         Self::Fence,
@@ -134,6 +147,7 @@ impl EffectKind {
         Self::Confirm,
         Self::Promote,
         Self::Follow,
+        Self::Scan,
         Self::Route,
         Self::Prove,
         Self::Errand,
@@ -152,6 +166,7 @@ impl Effect {
             Self::Confirm { .. } => EffectKind::Confirm,
             Self::Promote { .. } => EffectKind::Promote,
             Self::Follow { .. } => EffectKind::Follow,
+            Self::Scan { .. } => EffectKind::Scan,
             Self::Route { .. } => EffectKind::Route,
             Self::Prove { .. } => EffectKind::Prove,
             Self::Errand { .. } => EffectKind::Errand,
@@ -168,7 +183,8 @@ impl Effect {
             | Self::Freeze { instance, .. }
             | Self::Confirm { instance, .. }
             | Self::Promote { instance, .. }
-            | Self::Follow { instance, .. } => Target::Instance(instance),
+            | Self::Follow { instance, .. }
+            | Self::Scan { instance, .. } => Target::Instance(instance),
             Self::Route { route, .. } | Self::Prove { route, .. } => Target::Route(route),
             Self::Errand { errand, .. } => Target::Errand(errand),
         }
@@ -196,6 +212,7 @@ impl std::fmt::Display for Effect {
             Self::Confirm { instance, at } => write!(f, "confirm that {instance} has everything up to {at}"),
             Self::Promote { instance, term, .. } => write!(f, "promote {instance} in epoch {}", term.epoch),
             Self::Follow { instance, primary, .. } => write!(f, "let {instance} follow {primary}"),
+            Self::Scan { instance, held, .. } => write!(f, "count what {instance} has beyond {held}"),
             Self::Route { route, instance } => write!(f, "lead route {route} to {instance}"),
             Self::Prove { route, .. } => write!(f, "write through route {route}"),
             Self::Errand { errand, agent, work, .. } => errand::words(f, *work, errand, agent),
@@ -292,6 +309,15 @@ pub enum Finding {
     Follows {
         /// How it got there.
         how: Rejoined,
+    },
+    /// What the dead primary has that the candidate has not.
+    Scanned {
+        /// Where its log ends.
+        end: Lsn,
+        /// Commits beyond the candidate: what a client may have been told of. None: nothing is lost.
+        commits: u64,
+        /// Bytes of log beyond the candidate.
+        bytes: u64,
     },
     /// The route leads there; sessions to the old one that were ended, and those that remained.
     Routed {

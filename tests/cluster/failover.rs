@@ -11,7 +11,7 @@ use mesh_tests::lab::wait::{Look, until};
 use mesh_tests::lab::writer::{Outage, Writer};
 use rustix::process::Signal;
 
-use crate::support::{flowing, formed, formed_as, newest_run, turn};
+use crate::support::{FAILOVER_FIRST, flowing, formed, formed_as, newest_run, turn};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -30,7 +30,7 @@ async fn felt(cluster: &Cluster, writer: &Writer, fault: Instant) -> Outage {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_postmaster_is_failed_over_and_rejoins() {
     let _turn = turn().await;
-    let cluster = formed().await;
+    let cluster = formed_as(Follows::RuntimeApi, FAILOVER_FIRST).await;
     let (writer, direct) = (cluster.writer(), Direct::start(&cluster.servers[EAST]));
     flowing(&writer).await;
     let (before, fault) = (newest_run(&cluster).await, Instant::now());
@@ -142,7 +142,7 @@ async fn two_commands_at_once_end_in_one_run() {
 #[tokio::test(flavor = "multi_thread")]
 async fn another_agent_finishes_the_run_of_a_leader_that_died() {
     let _turn = turn().await;
-    let mut cluster = formed().await;
+    let mut cluster = formed_as(Follows::RuntimeApi, FAILOVER_FIRST).await;
     let writer = cluster.writer();
     flowing(&writer).await;
     let (before, fault) = (newest_run(&cluster).await, Instant::now());
@@ -167,7 +167,7 @@ async fn another_agent_finishes_the_run_of_a_leader_that_died() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_crashes_in_a_hold_down_opens_again_in_place() {
     let _turn = turn().await;
-    let cluster = formed().await;
+    let cluster = formed_as(Follows::RuntimeApi, FAILOVER_FIRST).await;
     let mut writer = cluster.writer();
     flowing(&writer).await;
     let (before, fault) = (newest_run(&cluster).await, Instant::now());
@@ -211,7 +211,7 @@ async fn agents_may_restart_and_the_database_does_not_notice() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_haproxy_that_asks_the_agents_follows_too() {
     let _turn = turn().await;
-    let cluster = formed_as(Follows::HttpCheck, "").await;
+    let cluster = formed_as(Follows::HttpCheck, FAILOVER_FIRST).await;
     let writer = cluster.writer();
     flowing(&writer).await;
     let (before, fault) = (newest_run(&cluster).await, Instant::now());

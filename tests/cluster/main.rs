@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "in tests a panic is the report")]
 
+mod boot_gate;
+mod crash;
 mod failover;
 mod ground;
 mod live;

@@ -38,7 +38,7 @@ async fn named(cluster: &Cluster, node: usize, words: &[&str]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_a_pooler_and_a_proxy_follow_a_switchover_and_a_crash() {
     let _turn = turn().await;
-    let cluster = with(&[Also::Bind, Also::Pgbouncer], "").await;
+    let cluster = with(&[Also::Bind, Also::Pgbouncer], FAILOVER_FIRST).await;
     let (mut routed, mut pooled) = (cluster.writer(), cluster.pooled_writer().unwrap());
     flowing(&routed).await;
     flowing(&pooled).await;
@@ -111,7 +111,7 @@ async fn a_name_that_a_person_changed_is_left_alone_and_said() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_name_server_that_is_down_holds_up_no_other_route() {
     let _turn = turn().await;
-    let mut cluster = with(&[Also::Bind], "").await;
+    let mut cluster = with(&[Also::Bind], FAILOVER_FIRST).await;
     named(&cluster, EAST, &["epoch=1"]).await;
     cluster.bind.as_mut().unwrap().kill().await.unwrap();
     let writer = cluster.writer();

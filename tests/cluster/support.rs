@@ -5,7 +5,6 @@ use std::time::Duration;
 use mesh_tests::lab::cluster::{Cluster, Wanted};
 use mesh_tests::lab::haproxy::Follows;
 use mesh_tests::lab::host::Terrain;
-use mesh_tests::lab::wait::{Look, until};
 use mesh_tests::lab::writer::Writer;
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -15,6 +14,9 @@ pub async fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::const_new(());
     TURN.lock().await
 }
+
+/// Of a group in which a killed postmaster is always a failover, whatever the standby had received.
+pub const FAILOVER_FIRST: &str = "crash_policy = \"failover-first\"";
 
 /// What most tests want.
 pub fn wanted(follows: Follows, spec: &str) -> Wanted {
@@ -40,13 +42,5 @@ pub async fn newest_run(cluster: &Cluster) -> Option<u64> {
 
 /// Waits until a client's rows are acknowledged.
 pub async fn flowing(writer: &Writer) {
-    until("writes flow", Duration::from_secs(30), || async {
-        Ok(if writer.count() > 50 {
-            Look::There(())
-        } else {
-            Look::NotYet(format!("{:?}", writer.last_error()))
-        })
-    })
-    .await
-    .unwrap();
+    writer.flows(50, Duration::from_secs(30)).await.unwrap();
 }

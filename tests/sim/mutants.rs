@@ -6,7 +6,7 @@ use mesh_tests::sim::{Options, run};
 
 /// The rule, and where to look: the seeds `from .. from + SEEDS`. Searched from seed 0, the first that shows it is the
 /// last of them or just before; a search from 0 would take minutes for the rare ones.
-const TABLE: [(&str, u64); 19] = [
+const TABLE: [(&str, u64); 21] = [
     ("promote-without-waiting", 10),
     ("minority-pledges", 38),
     ("no-fence-budget", 14),
@@ -26,6 +26,8 @@ const TABLE: [(&str, u64); 19] = [
     ("quorum-identity-without-data", 28),
     ("quorum-after-promotion", 3),
     ("quorum-freeze-not-final", 3),
+    ("scan-sees-nothing", 52),
+    ("strangers-no-signal", 52),
 ];
 
 /// Within how many seeds.
@@ -37,6 +39,8 @@ fn caught(name: &str) {
     let options = Options {
         errands: name.starts_with("errands-"),
         zero_loss: name.starts_with("quorum-"),
+        restarts: name.starts_with("scan-"),
+        strangers: name.starts_with("strangers-"),
         ..Options::default()
     };
     let broken = Options { mutation: Some(mutation), ..options };
@@ -149,4 +153,14 @@ fn a_quorum_set_after_the_promotion_is_caught() {
 #[test]
 fn a_freeze_that_is_not_final_is_caught() {
     caught("quorum-freeze-not-final");
+}
+
+#[test]
+fn a_dead_log_that_is_not_read_is_caught() {
+    caught("scan-sees-nothing");
+}
+
+#[test]
+fn a_primary_that_anybody_can_start_again_is_caught() {
+    caught("strangers-no-signal");
 }

@@ -9,13 +9,27 @@ use mesh_tests::sim::scenario::{Ending, Scenario, play};
 use mesh_tests::sim::setup::Shape;
 use mesh_tests::sim::steps::Place;
 
-/// Plays the scenario without a fault, and then with one at each place of each effect that it has.
-fn every_place(scenario: Scenario, leader: usize) {
-    let seed = match scenario {
-        Scenario::Crash | Scenario::HostLost | Scenario::Switchover => 100 + leader as u64,
+/// The seeds in which a scenario is played.
+fn seeds(scenario: Scenario, leader: usize) -> Vec<u64> {
+    match scenario {
+        Scenario::Crash | Scenario::HostLost | Scenario::Switchover => vec![100 + leader as u64],
+        // In the first the standby lacks a write, so that the primary is started again; in the other it lacks none.
+        Scenario::CrashScan => vec![100 + leader as u64, [106, 108, 106][leader]],
         // Seeds in which the plain run ends with a change of primary, so that there is something to break.
-        Scenario::Services => 110 + leader as u64,
-    };
+        Scenario::Services => vec![110 + leader as u64],
+    }
+}
+
+fn every_place(scenario: Scenario, leader: usize) {
+    let ends: Vec<Option<Phase>> =
+        seeds(scenario, leader).into_iter().map(|seed| every_place_of(scenario, leader, seed)).collect();
+    if scenario == Scenario::CrashScan {
+        assert_eq!(ends, [Some(Phase::Aborted), Some(Phase::Done)], "both answers to a crash are tried");
+    }
+}
+
+/// Plays the scenario without a fault, and then with one at each place of each effect that it has. How it ended without one.
+fn every_place_of(scenario: Scenario, leader: usize, seed: u64) -> Option<Phase> {
     let plain = play(seed, Shape::Three, scenario, leader, None, false).unwrap();
     as_it_must_end(scenario, &plain, "no fault");
     assert!(plain.kinds.is_superset(&effects(scenario)), "{scenario:?} did only {:?}", plain.kinds);
@@ -34,13 +48,15 @@ fn every_place(scenario: Scenario, leader: usize) {
             }
         }
     }
+    plain.phase
 }
 
 /// The effects that each scenario cannot do without.
 fn effects(scenario: Scenario) -> BTreeSet<EffectKind> {
-    use EffectKind::{Checkpoint, Confirm, Errand, Follow, Freeze, HandOver, Promote, Prove, Route};
+    use EffectKind::{Checkpoint, Confirm, Errand, Follow, Freeze, HandOver, Promote, Prove, Route, Scan};
     match scenario {
         Scenario::Crash | Scenario::HostLost => BTreeSet::from([Freeze, Promote, Route, Prove, Follow]),
+        Scenario::CrashScan => BTreeSet::from([Freeze, Scan]),
         Scenario::Switchover => {
             BTreeSet::from([Checkpoint, HandOver, Confirm, Promote, Route, Prove, Follow])
         }
@@ -54,7 +70,7 @@ fn effects(scenario: Scenario) -> BTreeSet<EffectKind> {
 /// when it is done. That all is well (the lease held, standbys following, the route right) is what `play` waits for.
 fn as_it_must_end(scenario: Scenario, ending: &Ending, what: &str) {
     let automatic = match scenario {
-        Scenario::Crash | Scenario::HostLost => true,
+        Scenario::Crash | Scenario::CrashScan | Scenario::HostLost => true,
         Scenario::Switchover | Scenario::Services => false,
     };
     match ending.phase {
@@ -86,6 +102,21 @@ fn a_crash_led_from_the_standbys_site_is_finished_whatever_breaks() {
 #[test]
 fn a_crash_led_from_the_witness_is_finished_whatever_breaks() {
     every_place(Scenario::Crash, 2);
+}
+
+#[test]
+fn a_crash_whose_log_is_read_led_from_the_primarys_site_is_finished_whatever_breaks() {
+    every_place(Scenario::CrashScan, 0);
+}
+
+#[test]
+fn a_crash_whose_log_is_read_led_from_the_standbys_site_is_finished_whatever_breaks() {
+    every_place(Scenario::CrashScan, 1);
+}
+
+#[test]
+fn a_crash_whose_log_is_read_led_from_the_witness_is_finished_whatever_breaks() {
+    every_place(Scenario::CrashScan, 2);
 }
 
 #[test]

@@ -5,17 +5,24 @@ use mesh_tests::sim::{Options, Summary, run};
 /// Seeds of one test. Several tests, so that they run side by side.
 const CHUNK: u64 = 25;
 
-fn chunk(nth: u64) {
+/// Plays them, and adds up what happened in them.
+fn chunk_of(nth: u64, options: Options) -> Summary {
     let mut sum = Summary::default();
     for seed in nth * CHUNK..(nth + 1) * CHUNK {
-        match run(seed, Options::default()) {
+        match run(seed, options) {
             Ok(one) => {
                 sum.promotions += one.promotions;
                 sum.acknowledged += one.acknowledged;
+                sum.aborted += one.aborted;
             }
             Err(failure) => panic!("{failure}"),
         }
     }
+    sum
+}
+
+fn chunk(nth: u64) {
+    let sum = chunk_of(nth, Options::default());
     // A range in which nothing happens would show nothing.
     assert!(sum.promotions >= CHUNK, "only {} promotions in {CHUNK} seeds", sum.promotions);
     assert!(sum.acknowledged >= CHUNK * 100, "only {} acknowledged writes", sum.acknowledged);
@@ -54,14 +61,8 @@ fn every_promise_is_kept_in_seeds_5() {
 /// The same with services and hooks that take their time, fail, hang and are interrupted.
 fn chunk_with_errands(nth: u64) {
     let options = Options { errands: true, ..Options::default() };
-    let mut promotions = 0;
-    for seed in nth * CHUNK..(nth + 1) * CHUNK {
-        match run(seed, options) {
-            Ok(one) => promotions += one.promotions,
-            Err(failure) => panic!("{failure}"),
-        }
-    }
-    assert!(promotions >= CHUNK, "only {promotions} promotions in {CHUNK} seeds");
+    let sum = chunk_of(nth, options);
+    assert!(sum.promotions >= CHUNK, "only {} promotions in {CHUNK} seeds", sum.promotions);
 }
 
 #[test]
@@ -77,16 +78,7 @@ fn services_and_hooks_keep_every_promise_in_seeds_1() {
 /// The same in a zero-loss group: commits wait for standbys, whose streams stall and whose data is set back.
 fn chunk_zero_loss(nth: u64) {
     let options = Options { zero_loss: true, ..Options::default() };
-    let mut sum = Summary::default();
-    for seed in nth * CHUNK..(nth + 1) * CHUNK {
-        match run(seed, options) {
-            Ok(one) => {
-                sum.promotions += one.promotions;
-                sum.acknowledged += one.acknowledged;
-            }
-            Err(failure) => panic!("{failure}"),
-        }
-    }
+    let sum = chunk_of(nth, options);
     assert!(sum.promotions >= CHUNK, "only {} promotions in {CHUNK} seeds", sum.promotions);
     assert!(sum.acknowledged >= CHUNK * 100, "only {} acknowledged writes", sum.acknowledged);
 }
@@ -106,6 +98,39 @@ fn a_zero_loss_group_keeps_every_promise_in_seeds_2() {
 #[test]
 fn a_zero_loss_group_keeps_every_promise_in_seeds_3() {
     chunk_zero_loss(3);
+}
+
+/// The same where servers are started by hand, by foreign units and at boot, before and beside their guards.
+fn chunk_strangers(nth: u64) {
+    let options = Options { strangers: true, ..Options::default() };
+    let sum = chunk_of(nth, options);
+    assert!(sum.promotions >= CHUNK, "only {} promotions in {CHUNK} seeds", sum.promotions);
+}
+
+#[test]
+fn servers_that_others_start_keep_every_promise_in_seeds_0() {
+    chunk_strangers(0);
+}
+#[test]
+fn servers_that_others_start_keep_every_promise_in_seeds_1() {
+    chunk_strangers(1);
+}
+
+/// The same where a crashed primary may be started again in place.
+fn chunk_restarts(nth: u64) {
+    let options = Options { restarts: true, ..Options::default() };
+    let sum = chunk_of(nth, options);
+    assert!(sum.promotions >= CHUNK, "only {} promotions in {CHUNK} seeds", sum.promotions);
+    assert!(sum.aborted >= CHUNK / 2, "only {} runs without one", sum.aborted);
+}
+
+#[test]
+fn crash_policies_keep_every_promise_in_seeds_0() {
+    chunk_restarts(0);
+}
+#[test]
+fn crash_policies_keep_every_promise_in_seeds_1() {
+    chunk_restarts(1);
 }
 
 #[test]

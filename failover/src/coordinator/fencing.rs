@@ -38,7 +38,10 @@ impl Driver {
                 HandOver::Lost => {}
             }
         }
-        self.fence_and_freeze(context, state, group, run)
+        match self.restart_first(context, group, run) {
+            Some(step) => step,
+            None => self.fence_and_freeze(context, state, group, run),
+        }
     }
 
     /// The receipt for the lease being ended, from a step's result or from the guard itself.
@@ -185,6 +188,7 @@ impl Driver {
             (chosen.map(|chosen| (chosen, None)), rejected)
         };
         let Some((chosen, durability)) = chosen else { return self.nobody(context, group, run, &rejected) };
+        let nothing_missing = durability.is_some();
         let proof = if context.mutants.has(Mutant::PromoteWithoutWaiting) {
             Some(forged(state, run))
         } else {
@@ -192,6 +196,11 @@ impl Driver {
         };
         match proof {
             Some(proof) => {
+                if !nothing_missing
+                    && let Some(step) = self.instead_of_promoting(context, group, run, chosen, &proof)
+                {
+                    return step;
+                }
                 let next = next_standbys(context, group, run, &standing, chosen, false);
                 Step::Go(vec![promotion(group, run, chosen, proof, (durability, next))])
             }
@@ -263,7 +272,7 @@ impl Driver {
         Step::Go(vec![stuck(group, run, StuckCause::NoCandidate, &why)])
     }
 
-    fn start(&mut self, group: &Group, run: &Run, effects: &[Effect]) -> Step {
+    pub(super) fn start(&mut self, group: &Group, run: &Run, effects: &[Effect]) -> Step {
         match self.standing(run, effects) {
             Standing::Begin(steps) => Step::Go(vec![self.begin(group, run.id, steps)]),
             Standing::Running | Standing::Done | Standing::Failed(_) => Step::Rest,
@@ -311,6 +320,7 @@ fn candidate(instance: &mesh_proto::InstanceName, finding: &Finding) -> Option<C
         | Finding::Fenced(_)
         | Finding::Promoted { .. }
         | Finding::Follows { .. }
+        | Finding::Scanned { .. }
         | Finding::Routed { .. }
         | Finding::Named { .. }
         | Finding::Proved { .. }

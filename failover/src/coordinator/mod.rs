@@ -9,6 +9,7 @@
 //! Call order: feed everything that arrived, then `poll` once with the applied state; carry out what it returns; feed
 //! the answers. `poll` may be called at any time and as often as one likes.
 
+mod crash;
 mod decide;
 mod dispatch;
 mod durability;

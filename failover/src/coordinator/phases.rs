@@ -306,6 +306,9 @@ impl Driver {
             Standing::Running if another_life(context, group) => {
                 failed("the primary came back with another life of guard or data")
             }
+            Standing::Running if self.restart_overdue(context, group, run) => failed(
+                "the primary did not come up within crash_restart_seconds, and a standby can be promoted",
+            ),
             Standing::Running => Step::Rest,
             Standing::Done => {
                 Step::Go(vec![signal(group, run, Signal::StepsDone, "the primary serves again")])

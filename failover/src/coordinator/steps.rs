@@ -179,7 +179,7 @@ pub(super) fn budget(effect: &Effect, group: &Group) -> Millis {
         // The pledges stop the renewals, so the hand-over must be over before the lease is.
         Effect::HandOver { .. } => group.timing.lease,
         Effect::Fence { .. } => group.timing.fence,
-        Effect::Freeze { .. } | Effect::Confirm { .. } => Millis(2_000),
+        Effect::Freeze { .. } | Effect::Confirm { .. } | Effect::Scan { .. } => Millis(2_000),
         // Replaying what was received may take a while; a silent guard ends the wait earlier.
         Effect::Promote { .. } => Millis(60_000),
         // A rebuild copies the whole database; the guard bounds it by progress.

@@ -134,6 +134,15 @@ pub enum Task {
         /// Start of a shutdown checkpoint record.
         at: Lsn,
     },
+    /// Count what the log of the dead server has beyond what a candidate has: [`TaskResult::Scanned`].
+    Scan {
+        /// The candidate's system identifier.
+        system: u64,
+        /// Where to read from.
+        boundary: Lsn,
+        /// Where what the candidate has ends.
+        held: Lsn,
+    },
 }
 
 impl Task {
@@ -149,6 +158,7 @@ impl Task {
             Self::Follow(_) => "joining the primary",
             Self::Checkpoint => "writing a checkpoint",
             Self::Confirm { .. } => "waiting for the old primary's last WAL",
+            Self::Scan { .. } => "reading the log of the dead server",
         }
     }
 }
@@ -172,6 +182,15 @@ pub enum TaskResult {
     },
     /// Of [`Task::Freeze`] and [`Task::Confirm`].
     At(Position),
+    /// Of [`Task::Scan`].
+    Scanned {
+        /// Where the log ends.
+        end: Lsn,
+        /// Commits beyond the candidate.
+        commits: u64,
+        /// Bytes beyond it.
+        bytes: u64,
+    },
     /// Of [`Task::Follow`].
     Follows(Rejoined),
     /// Of [`Task::Follow`]: it does not stream.

@@ -145,6 +145,9 @@ impl Guard {
                 self.stood_at(position);
             }
             (Task::Confirm { .. }, TaskResult::At(position)) => self.stood_at(position),
+            (Task::Scan { .. }, TaskResult::Scanned { end, commits, bytes }) => {
+                self.finish_job(Outcome::Done(Finding::Scanned { end, commits, bytes }));
+            }
             (Task::Follow(_), TaskResult::Follows(how)) => self.follows(how),
             (task @ Task::Follow(_), TaskResult::NotFollowed { detail, whole }) => {
                 self.whole = whole;
@@ -193,7 +196,7 @@ impl Guard {
 
     fn failed(&mut self, now: Moment, task: &Task, detail: &str) {
         match task {
-            Task::Checkpoint | Task::Confirm { .. } | Task::Freeze { .. } => {}
+            Task::Checkpoint | Task::Confirm { .. } | Task::Freeze { .. } | Task::Scan { .. } => {}
             Task::Fence { .. }
             | Task::HandOver { .. }
             | Task::StartStandby { .. }
@@ -235,6 +238,7 @@ impl Guard {
                 | Finding::Frozen { .. }
                 | Finding::Promoted { .. }
                 | Finding::Follows { .. }
+                | Finding::Scanned { .. }
                 | Finding::Routed { .. }
                 | Finding::Named { .. }
                 | Finding::Proved { .. }

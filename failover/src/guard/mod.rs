@@ -18,6 +18,7 @@ mod state;
 mod status;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod watch;
 
 use std::collections::BTreeMap;

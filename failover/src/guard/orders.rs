@@ -1,10 +1,9 @@
 //! Orders of the leader: the gates they pass, the one that runs, and how each is verified without acting.
 
 use mesh_proto::Generation;
-use mesh_proto::effect::{Effect, Finding, Order, Outcome, Refusal, Rejoined, StepRef, Target};
+use mesh_proto::effect::{Effect, Finding, Order, Outcome, Refusal, StepRef, Target};
 use mesh_proto::evidence::ProcessState;
 use mesh_proto::lease::{FenceCause, LeaseRecord, LeaseTerm, Receipt};
-use mesh_proto::quorum::QuorumMember;
 use mesh_proto::{DataIncarnation, Lsn};
 
 use super::Guard;
@@ -33,7 +32,7 @@ pub(super) struct Finished {
 }
 
 /// What to do with an order now.
-enum Next {
+pub(super) enum Next {
     /// Answer it.
     Answer(Outcome),
     /// Begin this task, whose end is the answer.
@@ -44,7 +43,7 @@ enum Next {
     Wait,
 }
 
-fn refuse(code: Refusal, detail: impl Into<String>) -> Next {
+pub(super) fn refuse(code: Refusal, detail: impl Into<String>) -> Next {
     Next::Answer(Outcome::Refused { code, detail: detail.into() })
 }
 
@@ -56,6 +55,7 @@ const fn ends_the_primary(effect: &Effect) -> bool {
         | Effect::Confirm { .. }
         | Effect::Promote { .. }
         | Effect::Follow { .. }
+        | Effect::Scan { .. }
         | Effect::Route { .. }
         | Effect::Prove { .. }
         | Effect::Errand { .. } => false,
@@ -177,10 +177,14 @@ impl Guard {
             Effect::Freeze { generation, .. } if free => self.freeze_ordered(now, *generation),
             Effect::Confirm { at, .. } if free => self.confirm_ordered(*at),
             Effect::Follow { .. } if free => self.follow_ordered(now, order),
+            Effect::Scan { system_id, boundary, held, .. } if free => {
+                self.scan_ordered(*system_id, *boundary, *held)
+            }
             Effect::Checkpoint { .. }
             | Effect::Freeze { .. }
             | Effect::Confirm { .. }
-            | Effect::Follow { .. } => Next::Wait,
+            | Effect::Follow { .. }
+            | Effect::Scan { .. } => Next::Wait,
             Effect::Fence { .. } | Effect::Route { .. } | Effect::Prove { .. } | Effect::Errand { .. } => {
                 refuse(Refusal::NotConfigured, "not for a guard")
             }
@@ -196,6 +200,10 @@ impl Guard {
                 let why =
                     self.trouble.clone().unwrap_or_else(|| "the lease was not acquired in time".to_owned());
                 Outcome::Unknown { detail: why }
+            }
+            // A disk that hangs: nobody knows what its log would have said.
+            Effect::Scan { .. } => {
+                Outcome::Unknown { detail: format!("not begun in time: the guard was busy {busy}") }
             }
             Effect::Promote { .. } => Outcome::Refused {
                 code: Refusal::NoLease,
@@ -216,7 +224,7 @@ impl Guard {
         }
     }
 
-    fn receipt_for(&self, term: LeaseTerm) -> Option<&Receipt> {
+    pub(super) fn receipt_for(&self, term: LeaseTerm) -> Option<&Receipt> {
         self.state.receipt.as_ref().filter(|r| r.term == term && r.guard == self.state.guard)
     }
 
@@ -311,7 +319,7 @@ impl Guard {
         Next::Wait
     }
 
-    fn promoted(&self, now: Moment, term: LeaseTerm) -> Option<Outcome> {
+    pub(super) fn promoted(&self, now: Moment, term: LeaseTerm) -> Option<Outcome> {
         let opened = self.opened.filter(|opened| opened.term == term && self.holds(now, term))?;
         Some(Outcome::Done(Finding::Promoted { timeline: opened.timeline, at: opened.at }))
     }
@@ -385,6 +393,20 @@ impl Guard {
         self.unless_standby().unwrap_or(Next::Begin(Task::Confirm { at }))
     }
 
+    /// Only a server of which no process is left has a log that ends.
+    fn scan_ordered(&self, system: u64, boundary: Lsn, held: Lsn) -> Next {
+        match self.process() {
+            ProcessState::Stopped | ProcessState::Died => Next::Begin(Task::Scan { system, boundary, held }),
+            ProcessState::Unknown => Next::Wait,
+            ProcessState::Primary
+            | ProcessState::Standby
+            | ProcessState::Starting
+            | ProcessState::Unresponsive => {
+                refuse(Refusal::NotApplicable, format!("the server is not dead: it {}", self.process()))
+            }
+        }
+    }
+
     /// That a rejoin is begun is on disk before it is: it may rewrite the data directory.
     fn follow_ordered(&mut self, now: Moment, order: &Order) -> Next {
         let Effect::Follow { primary, address, epoch, generation, .. } = &order.effect else {
@@ -414,72 +436,6 @@ impl Guard {
         self.state.generation = *generation;
         self.changed();
         Next::Wait
-    }
-
-    /// Whether it is so already; changes nothing.
-    fn verify(&self, now: Moment, order: &Order) -> Next {
-        let found = match &order.effect {
-            Effect::HandOver { term, .. } | Effect::Fence { term, .. } => {
-                self.receipt_for(*term).map(|receipt| Outcome::Done(Finding::Fenced(receipt.clone())))
-            }
-            Effect::Promote { term, .. } => self.promoted(now, *term),
-            Effect::Freeze { generation, .. } => self.verify_frozen(*generation),
-            Effect::Confirm { at, .. } => self.position_past(*at),
-            Effect::Follow { address, .. } => self.verify_follows(order, &address.to_string()),
-            // A checkpoint leaves no trace; writing another is harmless.
-            Effect::Checkpoint { .. }
-            | Effect::Route { .. }
-            | Effect::Prove { .. }
-            | Effect::Errand { .. } => None,
-        };
-        match found {
-            Some(outcome) => Next::Answer(outcome),
-            None => refuse(Refusal::NotSo, "it is not so"),
-        }
-    }
-
-    fn verify_frozen(&self, generation: Generation) -> Option<Outcome> {
-        let (_, facts) = self.facts.as_ref()?;
-        let cut = facts.receiving.as_ref().is_none_or(|r| !r.streaming && r.from.is_none());
-        let frozen = self.state.frozen == Some(generation)
-            && facts.process == ProcessState::Standby
-            && cut
-            && !self.busy();
-        frozen.then_some(facts.position).flatten().map(|position| self.stands_at(position))
-    }
-
-    fn position_past(&self, at: Lsn) -> Option<Outcome> {
-        let (_, facts) = self.facts.as_ref()?;
-        let position = facts.position.filter(|position| position.have > at)?;
-        (facts.process == ProcessState::Standby && self.state.rejoin.is_none())
-            .then(|| self.stands_at(position))
-    }
-
-    /// Where a quorum counts standbys by name, one under another name does not follow as it should.
-    fn streams_by_name(&self, epoch: mesh_proto::Epoch, name: Option<&str>) -> bool {
-        let me = QuorumMember { instance: self.state.instance.clone(), data: self.state.data.clone() };
-        let counted = self.view.as_ref().is_some_and(|view| view.quorum.is_some());
-        !counted || name == Some(&me.application_name(epoch))
-    }
-
-    fn verify_follows(&self, order: &Order, address: &str) -> Option<Outcome> {
-        let (_, facts) = self.facts.as_ref()?;
-        let receiving = facts.receiving.as_ref()?;
-        // Configured is not connected: a standby whose history differs never streams, and must be rewound.
-        let follows = facts.process == ProcessState::Standby
-            && receiving.streaming
-            && receiving.from.as_deref() == Some(address)
-            && self.streams_by_name(order.epoch, receiving.name.as_deref())
-            && self.state.rejoin.is_none()
-            && self.state.frozen.is_none();
-        // How it got there is known only to the attempt that did it.
-        let before = self
-            .finished
-            .iter()
-            .rev()
-            .find(|f| f.effect == order.effect && matches!(f.outcome, Outcome::Done(_)))
-            .map(|f| f.outcome.clone());
-        follows.then(|| before.unwrap_or(Outcome::Done(Finding::Follows { how: Rejoined::Followed })))
     }
 }
 

@@ -72,3 +72,20 @@ fn unsafe_timings_are_refused_with_a_value_that_would_do() {
     let findings = check_timing(&t);
     assert!(findings.iter().any(|f| f.key == "timing.lease_ms" && f.next.contains("1250")), "{findings:?}");
 }
+
+#[test]
+fn a_restart_has_a_time_and_a_redis_none() {
+    let spec =
+        |text: &str| -> GroupSpec { serde_json::from_str(&format!(r#"{{"group": "g"{text}}}"#)).unwrap() };
+    let keys = |text: &str| -> Vec<String> {
+        check_crash(&spec(text)).into_iter().map(|finding| finding.key).collect()
+    };
+    assert!(keys("").is_empty());
+    for (seconds, fits) in [(0, false), (1, true), (3_600, true), (3_601, false), (u64::MAX, false)] {
+        let found = keys(&format!(r#", "crash_restart_seconds": {seconds}"#));
+        assert_eq!(found.is_empty(), fits, "{seconds}: {found:?}");
+    }
+    assert!(keys(r#", "crash_policy": "restart-first""#).is_empty());
+    assert_eq!(keys(r#", "engine": "redis", "crash_policy": "restart-first""#), ["crash_policy"]);
+    assert!(keys(r#", "engine": "redis", "crash_policy": "failover-first""#).is_empty());
+}

@@ -8,8 +8,9 @@ use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
 use mesh_adapters::postgres::{
-    self as pg, Clients, EpochError, EpochRow, FenceMode, FencePlan, HbaError, How, Instance, PromoteError,
-    RejoinError, RejoinRequest, Repointed, StandbyError, StandbyUpstream, StartAs, StartRequest, Upstream,
+    self as pg, Clients, CrashScan, EpochError, EpochRow, FenceMode, FencePlan, HbaError, How, Instance,
+    PromoteError, RejoinError, RejoinRequest, Repointed, StandbyError, StandbyUpstream, StartAs,
+    StartRequest, Upstream,
 };
 use mesh_failover::guard::{CommitGate, Rejoin, Task, TaskResult};
 use mesh_proto::effect::Rejoined;
@@ -245,6 +246,13 @@ impl Hand {
                 let position = pg::position(instance, deadline).await.map_err(unknown)?;
                 Ok(TaskResult::At(stands(&position)))
             }
+            Task::Scan { system, boundary, held } => {
+                let scan =
+                    pg::crash_scan(instance, system, boundary, held, deadline).await.map_err(failed)?;
+                let CrashScan { end, commits_beyond, bytes_beyond, reason } = scan;
+                tracing::info!(%end, ?reason, "the log of the dead server is read");
+                Ok(TaskResult::Scanned { end, commits: commits_beyond, bytes: bytes_beyond })
+            }
         }
     }
 
@@ -387,12 +395,17 @@ impl Hand {
             }
         }
         self.must_hold(term).await?;
-        pg::record_epoch(instance, &row, pg::Durability::Local, deadline).await.map_err(
-            |error| match error {
-                EpochError::Superseded { .. } | EpochError::TooLarge => failed(error),
-                EpochError::Sql(_) => unknown(error),
-            },
-        )?;
+        // The boot gate stands while it serves: whoever starts it next, and however, it comes up as a standby. Only a start
+        // of ours under a lease takes the file away; a server looks for it at its start and never again.
+        let (recorded, gate) = tokio::join!(
+            pg::record_epoch(instance, &row, pg::Durability::Local, deadline),
+            pg::write_standby_signal(instance, deadline),
+        );
+        recorded.map_err(|error| match error {
+            EpochError::Superseded { .. } | EpochError::TooLarge => failed(error),
+            EpochError::Sql(_) => unknown(error),
+        })?;
+        gate.map_err(unknown)?;
         if config.is_some() {
             // The gate first, then the quorum: each is seen in force before a client is let in.
             quorum::change(server, instance, deadline).await.map_err(unknown)?;

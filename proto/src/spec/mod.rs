@@ -45,6 +45,12 @@ pub struct GroupSpec {
     /// Whether mesh acts by itself when the primary is lost. `false`: it only says what it would do.
     #[serde(default = "yes")]
     pub automatic: bool,
+    /// What is done about a primary whose server died while its host and its guard live.
+    #[serde(default, skip_serializing_if = "CrashPolicy::is_auto")]
+    pub crash_policy: CrashPolicy,
+    /// How long a restart in place may take before a standby is promoted after all, in seconds.
+    #[serde(default = "default_crash_restart", skip_serializing_if = "is_default_crash_restart")]
+    pub crash_restart_seconds: u64,
     /// How long after an automatic failover no further one is started, in seconds.
     #[serde(default = "default_hold_down_seconds")]
     pub hold_down_seconds: u64,
@@ -84,6 +90,13 @@ const fn default_drop_after() -> u64 {
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde asks with a reference
 const fn is_default_drop_after(seconds: &u64) -> bool {
     *seconds == default_drop_after()
+}
+const fn default_crash_restart() -> u64 {
+    10
+}
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks with a reference
+const fn is_default_crash_restart(seconds: &u64) -> bool {
+    *seconds == default_crash_restart()
 }
 const fn default_max_lag_bytes() -> u64 {
     16 * 1024 * 1024
@@ -170,6 +183,28 @@ pub enum Durability {
     Bounded,
     /// No acknowledged write is ever lost: commits wait for `quorum_size` standbys.
     ZeroLoss,
+}
+
+/// What is done about a PostgreSQL primary that crashed (DESIGN §6). A host that is lost, cut off or hung is no crash.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CrashPolicy {
+    /// The dead log is read: where the best standby has every commit in it, that one is promoted at once; else the server is
+    /// started again in place, once, and a standby is promoted with the loss stated if that does not come up in time.
+    #[default]
+    Auto,
+    /// A standby is promoted at once, and may lack what it had not received yet, within `max_lag_bytes`.
+    FailoverFirst,
+    /// Started again in place, once, whatever a standby has.
+    RestartFirst,
+}
+
+impl CrashPolicy {
+    /// Whether it is what a group has that does not say.
+    #[must_use]
+    pub const fn is_auto(&self) -> bool {
+        matches!(self, Self::Auto)
+    }
 }
 
 /// Timing profiles (DESIGN §5).

@@ -10,8 +10,8 @@ use mesh_tests::sim::setup::Shape;
 use mesh_tests::sim::steps::Place;
 use mesh_tests::sim::{Options, run};
 
-const USAGE: &str = "mesh-sim --seed N [--errands] [--zero-loss] [--trace] [--mutant NAME] | --seeds A..B [--errands] [--zero-loss] [--mutant NAME] \
-    [--keep-going] | --seed N --scenario crash|host-lost|switchover|services [--leader N] [--fault EFFECT/PLACE] [--trace]";
+const USAGE: &str = "mesh-sim --seed N [--errands] [--zero-loss] [--restarts] [--strangers] [--trace] [--mutant NAME] | --seeds A..B [--errands] [--zero-loss] [--restarts] [--strangers] [--mutant NAME] \
+    [--keep-going] | --seed N --scenario crash|crash-scan|host-lost|switchover|services [--leader N] [--fault EFFECT/PLACE] [--trace]";
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
@@ -31,6 +31,14 @@ fn main() -> ExitCode {
             }
             "--zero-loss" => {
                 options.zero_loss = true;
+                Some(())
+            }
+            "--restarts" => {
+                options.restarts = true;
+                Some(())
+            }
+            "--strangers" => {
+                options.strangers = true;
                 Some(())
             }
             "--scenario" => words.next().and_then(|name| {

@@ -13,11 +13,12 @@ use mesh_proto::operator::StatusView;
 use mesh_proto::run::{Phase, Run};
 use rustix::process::Signal;
 
-use super::bind::Bind;
+use super::bind::{self, Bind};
 use super::ground::{Ground, port};
 use super::haproxy::{Backend, Follows, Haproxy};
 use super::host::{Host, Terrain};
 use super::mesh::{self, Node};
+use super::name::Followed;
 use super::net::Network;
 use super::pgbouncer::{self, Pgbouncer};
 use super::postgres::{Secrets, Server};
@@ -60,6 +61,8 @@ pub enum Also {
     Pgbouncer,
     /// Redis servers beside PostgreSQL, in the group `cache`, with a route through HAProxy.
     Redis,
+    /// A second standby, `pg-witness`, on the witness.
+    Standby,
 }
 
 /// A running cluster. Dropping it ends everything it started.
@@ -67,7 +70,7 @@ pub enum Also {
 pub struct Cluster {
     /// The agents and guards, one node a site.
     pub nodes: Vec<Node>,
-    /// The databases: `pg-east`, `pg-dr`; none where Redis is.
+    /// The databases: `pg-east`, `pg-dr`, and `pg-witness` if a second standby was wanted; none where Redis is.
     pub servers: Vec<Server>,
     /// The Redis servers: `redis-east`, `redis-dr`; none where PostgreSQL is alone.
     pub redis: Vec<RedisServer>,
@@ -96,11 +99,14 @@ impl Cluster {
         let hosts = hosts(&ground, wanted.terrain).await?;
         let secrets = Secrets::draw()?;
         let mut servers = Vec::new();
-        for (site, host) in SITES.iter().zip(&hosts).take(2) {
+        let count = if wanted.also.contains(&Also::Standby) { 3 } else { 2 };
+        for (site, host) in SITES.iter().zip(&hosts).take(count) {
             servers.push(Server::describe(&ground, host, &format!("pg-{site}"), &secrets)?);
         }
         servers[EAST].found(&ground).await?;
-        servers[DR].follow(&servers[EAST]).await?;
+        for standby in &servers[DR..] {
+            standby.follow(&servers[EAST]).await?;
+        }
         let backends: Vec<Backend> = servers
             .iter()
             .enumerate()
@@ -125,7 +131,7 @@ impl Cluster {
             match also {
                 Also::Bind => bind = Some(Bind::start(&ground, at, first.ip()).await?),
                 Also::Pgbouncer => pgbouncer = Some(Pgbouncer::start(&ground, at, first, &secrets).await?),
-                Also::Redis => {}
+                Also::Redis | Also::Standby => {}
             }
         }
         let nodes = hosts
@@ -388,6 +394,14 @@ impl Cluster {
         };
         let bind = self.bind.as_ref().map(Bind::lines);
         haproxy.into_iter().chain(bind).chain(self.pgbouncer.as_ref().map(Pgbouncer::lines)).collect()
+    }
+
+    /// A writer that follows the name to the server itself, if there is a name.
+    #[must_use]
+    pub fn named_writer(&self) -> Option<Writer> {
+        let followed = Followed { server: self.bind.as_ref()?.address, name: bind::NAME };
+        let config = self.servers[EAST].client_of_a_name(port::POSTGRES);
+        Some(Writer::follow(config, followed, "named", 2_000_000))
     }
 
     /// A writer through the pooler, if there is one.

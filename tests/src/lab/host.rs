@@ -146,6 +146,17 @@ impl Host {
         }
     }
 
+    /// Lets everything on the host that was stopped go on.
+    ///
+    /// # Errors
+    /// On loopback, and when a process refuses the signal.
+    pub async fn thaw(&self) -> Result<()> {
+        for pid in net::pids(self.bounds()?).await? {
+            send(pid, Signal::CONT)?;
+        }
+        Ok(())
+    }
+
     /// Cuts the host off from everyone.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ pub mod haproxy;
 mod health;
 pub mod host;
 pub mod mesh;
+pub mod name;
 pub mod net;
 pub mod patroni;
 pub mod pgbouncer;

@@ -251,6 +251,24 @@ impl Server {
         Ok(pids)
     }
 
+    /// Stops the processes that stream to standbys, with SIGSTOP: what is written from now on, no standby receives.
+    ///
+    /// # Errors
+    /// When the server does not run or streams to nobody.
+    pub fn hold_senders(&self) -> Result<()> {
+        let mut held = 0;
+        for pid in process::tree(self.postmaster()?)? {
+            if process::title(pid).contains("walsender") {
+                process::send(pid, Signal::STOP)?;
+                held += 1;
+            }
+        }
+        if held == 0 {
+            bail!("{} streams to nobody", self.name);
+        }
+        Ok(())
+    }
+
     /// Asks the superuser's question and takes the first column of the only row.
     ///
     /// # Errors
@@ -262,6 +280,21 @@ impl Server {
             anyhow::Ok(row?.try_get(0)?)
         };
         tokio::time::timeout(SOON, answer).await.with_context(|| format!("{} does not answer", self.name))?
+    }
+
+    /// Which of these rows of the clients' table it has.
+    ///
+    /// # Errors
+    /// When the server does not answer within 30 s.
+    pub async fn ids_among(&self, ids: &[i64]) -> Result<Vec<i64>> {
+        let work = async {
+            let (client, connection) = self.local().connect(NoTls).await?;
+            let query = "SELECT id FROM lab WHERE id = ANY ($1)";
+            let rows = drive(connection, async move { client.query(query, &[&ids]).await }).await?;
+            rows.iter().map(|row| anyhow::Ok(row.try_get(0)?)).collect()
+        };
+        let answer = tokio::time::timeout(SLOW / 2, work).await;
+        answer.with_context(|| format!("{} does not answer", self.name))?
     }
 
     /// Runs statements as superuser.
@@ -288,8 +321,16 @@ impl Server {
     /// How the clients log in over the network, at `host`:`port`.
     #[must_use]
     pub fn client(&self, host: Ipv4Addr, port: u16) -> tokio_postgres::Config {
+        let mut config = self.client_of_a_name(port);
+        config.host(host.to_string());
+        config
+    }
+
+    /// How a client logs in wherever a name leads: without a host.
+    #[must_use]
+    pub fn client_of_a_name(&self, port: u16) -> tokio_postgres::Config {
         let mut config = tokio_postgres::Config::new();
-        config.host(host.to_string()).port(port).user(APP).password(&self.secrets.app).dbname("postgres");
+        config.port(port).user(APP).password(&self.secrets.app).dbname("postgres");
         config
     }
 

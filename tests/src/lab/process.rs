@@ -196,6 +196,13 @@ fn stat_field(pid: u32, n: usize) -> Option<u32> {
     stat.rsplit_once(") ")?.1.split(' ').nth(n)?.parse().ok()
 }
 
+/// What a process calls itself; nothing when it is gone.
+#[must_use]
+pub fn title(pid: u32) -> String {
+    let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).replace('\0', " ")
+}
+
 /// Whether a process lives: a zombie does not.
 #[must_use]
 pub fn lives(pid: u32) -> bool {

@@ -23,6 +23,8 @@ use super::wait::{Look, until};
 const SOON: Duration = Duration::from_secs(10);
 /// A client gives up a connection attempt, or a command, after this long.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// Pause before a reconnect: a client that is refused at once must not use up the ports of its host.
+const RECONNECT: Duration = Duration::from_millis(20);
 /// Pause between two writes.
 const PERIOD: Duration = Duration::from_millis(2);
 
@@ -393,12 +395,13 @@ async fn write(
             return;
         }
         let result = step(&entrance, keys, &mut session, id).await;
+        let pause = if result.is_ok() { PERIOD } else { RECONNECT };
         if result.is_err() {
             session = None;
         }
         note(&seen, id, result);
         tokio::select! {
-            () = tokio::time::sleep(PERIOD) => {}
+            () = tokio::time::sleep(pause) => {}
             _ = stopped.changed() => {}
         }
     }

@@ -10,6 +10,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Config, NoTls};
 
+use super::name::Followed;
+use super::wait::{Look, until};
+
 /// Pause between two inserts.
 const PERIOD: Duration = Duration::from_millis(5);
 /// Pause before a reconnect.
@@ -40,7 +43,7 @@ pub struct Outage {
 #[derive(Debug, Default)]
 struct Seen {
     acks: Vec<Ack>,
-    errors: Vec<(Instant, String)>,
+    error: Option<(Instant, String)>,
 }
 
 /// A writer at work.
@@ -54,7 +57,23 @@ pub struct Writer {
 impl Writer {
     /// Starts writing where `config` leads; rows are numbered from `first`, and carry `name`.
     #[must_use]
-    pub fn start(mut config: Config, name: &'static str, first: i64) -> Self {
+    pub fn start(config: Config, name: &'static str, first: i64) -> Self {
+        Self::start_at(config, None, (name, first, RECONNECT))
+    }
+
+    /// The same for a client that is refused most of the time: it waits longer before it tries again.
+    #[must_use]
+    pub fn start_patient(config: Config, name: &'static str, first: i64) -> Self {
+        Self::start_at(config, None, (name, first, RECONNECT * 10))
+    }
+
+    /// The same by a name that is asked for before each connection; `config` has no host.
+    #[must_use]
+    pub fn follow(config: Config, followed: Followed, name: &'static str, first: i64) -> Self {
+        Self::start_at(config, Some(followed), (name, first, RECONNECT))
+    }
+
+    fn start_at(mut config: Config, followed: Option<Followed>, how: (&'static str, i64, Duration)) -> Self {
         config
             .connect_timeout(PATIENCE)
             .tcp_user_timeout(PATIENCE)
@@ -64,7 +83,7 @@ impl Writer {
             .application_name("lab_writer");
         let seen = Arc::new(Mutex::new(Seen::default()));
         let (stop, stopped) = watch::channel(false);
-        let task = tokio::spawn(write(config, name, first, Arc::clone(&seen), stopped));
+        let task = tokio::spawn(write((config, followed), how, Arc::clone(&seen), stopped));
         Self { seen, stop, task: Some(task) }
     }
 
@@ -81,12 +100,31 @@ impl Writer {
     /// What the client was told last when it failed.
     #[must_use]
     pub fn last_error(&self) -> Option<(Instant, String)> {
-        self.with(|seen| seen.errors.last().cloned())
+        self.with(|seen| seen.error.clone())
     }
     /// The acknowledgements after a moment.
     #[must_use]
     pub fn after(&self, moment: Instant) -> Vec<Ack> {
         self.with(|seen| seen.acks.iter().filter(|ack| ack.at > moment).copied().collect())
+    }
+
+    /// The acknowledgements from the `n`-th on.
+    #[must_use]
+    pub fn from(&self, n: usize) -> Vec<Ack> {
+        self.with(|seen| seen.acks.get(n..).unwrap_or_default().to_vec())
+    }
+
+    /// Waits until so many more are acknowledged.
+    ///
+    /// # Errors
+    /// When they are not in time; with what the client was told last.
+    pub async fn flows(&self, more: usize, limit: Duration) -> Result<()> {
+        let wanted = self.count() + more;
+        until("writes flow", limit, || async {
+            let told = || Look::NotYet(format!("the client was told: {:?}", self.last_error()));
+            Ok(if self.count() >= wanted { Look::There(()) } else { told() })
+        })
+        .await
     }
 
     /// Waits until writes flow again after a fault at `fault`, and says how long they did not. A fault that nobody
@@ -114,6 +152,12 @@ impl Writer {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// The longest time without an acknowledgement since `fault`, up to the newest one.
+    #[must_use]
+    pub fn gap(&self, fault: Instant) -> Duration {
+        self.longest_gap(fault).map_or(Duration::ZERO, |(outage, _)| outage.gap)
     }
 
     /// The longest gap after `fault`, and when it ended.
@@ -178,16 +222,15 @@ async fn rows(config: &Config) -> Result<HashSet<i64>> {
 }
 
 async fn write(
-    config: Config,
-    name: &'static str,
-    first: i64,
+    (config, followed): (Config, Option<Followed>),
+    (name, first, reconnect): (&'static str, i64, Duration),
     seen: Arc<Mutex<Seen>>,
     mut stopped: watch::Receiver<bool>,
 ) {
     let mut id = first;
     let mut session: Option<Session> = None;
     while !*stopped.borrow() {
-        let pause = match step(&config, name, &mut session, &mut id).await {
+        let pause = match step((&config, followed), name, &mut session, &mut id).await {
             Ok(()) => {
                 let ack = Ack { id, at: Instant::now() };
                 seen.lock().unwrap_or_else(PoisonError::into_inner).acks.push(ack);
@@ -196,8 +239,8 @@ async fn write(
             Err(error) => {
                 session = None;
                 let told = (Instant::now(), format!("{error:#}"));
-                seen.lock().unwrap_or_else(PoisonError::into_inner).errors.push(told);
-                RECONNECT
+                seen.lock().unwrap_or_else(PoisonError::into_inner).error = Some(told);
+                reconnect
             }
         };
         tokio::select! {
@@ -207,10 +250,20 @@ async fn write(
     }
 }
 
-async fn step(config: &Config, name: &str, session: &mut Option<Session>, id: &mut i64) -> Result<()> {
-    let open = match session {
-        Some(open) => open,
-        None => session.insert(Session::open(config).await?),
+async fn step(
+    (config, followed): (&Config, Option<Followed>),
+    name: &str,
+    session: &mut Option<Session>,
+    id: &mut i64,
+) -> Result<()> {
+    let open = match (&mut *session, followed) {
+        (Some(open), _) => open,
+        (None, None) => session.insert(Session::open(config).await?),
+        (None, Some(followed)) => {
+            let mut there = config.clone();
+            there.host(followed.address().await?.to_string());
+            session.insert(Session::open(&there).await?)
+        }
     };
     // Never the same number twice: a row whose insert failed may yet be there.
     *id += 1;

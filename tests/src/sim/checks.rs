@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_failover::state::MeshState;
 use mesh_proto::command::{Command, Entry};
-use mesh_proto::effect::{Effect, EffectKind, Order, StepRef};
+use mesh_proto::effect::{Effect, EffectKind, Finding, Order, Outcome, StepRef};
 use mesh_proto::lease::{LeaseKey, LeaseTerm, Proof};
 use mesh_proto::quorum::DurabilityProof;
 use mesh_proto::run::{Actor, Phase, RunKind};
@@ -243,6 +243,15 @@ impl World {
             return;
         }
         let lost = self.missing(old, group.epoch, new) as u64;
+        // Whoever is promoted because a dead log was read lacks nothing of it.
+        let scanned = group
+            .run
+            .iter()
+            .flat_map(|run| run.steps.values())
+            .any(|step| matches!(step.outcome, Some(Outcome::Done(Finding::Scanned { commits: 0, .. }))));
+        if scanned && group.run.as_ref().is_some_and(|run| run.takeovers == 1) && lost > 0 {
+            self.fail(format!("promise 3: the dead log was read, and {lost} acknowledged writes are lost"));
+        }
         let timing = &self.setup.timing;
         let unheard = (timing.lease.0 + timing.fence.0 + timing.leave_site_after.0 + timing.fresh.0) / 15;
         let most = super::setup::MAX_LAG_BYTES / 64 + unheard;

@@ -274,6 +274,7 @@ fn over(run: &Run, errand: &ErrandName, wanted: Option<Work>) -> bool {
             | Effect::Confirm { .. }
             | Effect::Promote { .. }
             | Effect::Follow { .. }
+            | Effect::Scan { .. }
             | Effect::Route { .. }
             | Effect::Prove { .. } => false,
         });

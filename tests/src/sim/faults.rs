@@ -49,6 +49,7 @@ impl World {
         let hosts = self.hosts.len();
         let host = self.rng.below(hosts);
         let instance = self.likely_primary();
+        self.perhaps_a_stranger(instance);
         let kinds = if self.setup.zero_loss() { 30 } else { 25 };
         match self.rng.below(kinds) {
             0 | 1 => self.kill_postmaster(instance),
@@ -388,6 +389,7 @@ impl World {
                 for instance in 0..self.servers.len() {
                     if self.host(instance) == host {
                         self.start_guard(instance);
+                        self.perhaps_a_stranger(instance);
                     }
                 }
             }

@@ -23,12 +23,13 @@ mod route;
 pub mod scenario;
 pub mod setup;
 pub mod steps;
+mod stranger;
 mod task;
 pub mod trace;
 mod voter;
 pub mod world;
 
-use mesh_proto::spec::Profile;
+use mesh_proto::spec::{CrashPolicy, Profile};
 
 use clock::ms;
 use mutant::Mutation;
@@ -47,6 +48,10 @@ pub struct Options {
     pub errands: bool,
     /// The group is a zero-loss group.
     pub zero_loss: bool,
+    /// A crashed primary may be started again in place: by the seed, after a look at its log or at once.
+    pub restarts: bool,
+    /// Servers are started by others than their guards: by hand, by a unit of the distribution, at boot.
+    pub strangers: bool,
 }
 
 /// What happened in a run in which every promise was kept.
@@ -79,19 +84,25 @@ pub struct Failure {
     pub errands: bool,
     /// In a zero-loss group.
     pub zero_loss: bool,
+    /// With restarts in place.
+    pub restarts: bool,
+    /// With servers that others start.
+    pub strangers: bool,
 }
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "seed {} after {} ms: {}\n  replay: cargo run -p mesh-tests --bin mesh-sim -- --seed {}{}{} --trace",
+            "seed {} after {} ms: {}\n  replay: cargo run -p mesh-tests --bin mesh-sim -- --seed {}{}{}{}{} --trace",
             self.seed,
             self.at_ms,
             self.why,
             self.seed,
             if self.errands { " --errands" } else { "" },
-            if self.zero_loss { " --zero-loss" } else { "" }
+            if self.zero_loss { " --zero-loss" } else { "" },
+            if self.restarts { " --restarts" } else { "" },
+            if self.strangers { " --strangers" } else { "" }
         )
     }
 }
@@ -112,7 +123,12 @@ pub fn run(seed: u64, options: Options) -> Result<Summary, Failure> {
     if options.zero_loss {
         setup = setup.with_zero_loss(&mut rng);
     }
+    if options.restarts {
+        let last = rng.chance(200);
+        setup.spec.crash_policy = if last { CrashPolicy::RestartFirst } else { CrashPolicy::Auto };
+    }
     let mut world = World::new(setup, seed, options.mutation, options.trace);
+    world.strangers = options.strangers;
     world.run_until(ms(3_000));
     world.faulty = true;
     let calm = rng.range(200, 4_000);
@@ -148,7 +164,9 @@ impl World {
             Some(why) => {
                 let errands = !self.setup.spec.services.is_empty();
                 let zero_loss = self.setup.zero_loss();
-                Err(Failure { seed, why: why.clone(), at_ms: self.now / 1_000, errands, zero_loss })
+                let restarts = self.setup.spec.crash_policy != CrashPolicy::FailoverFirst;
+                let (why, at_ms, strangers) = (why.clone(), self.now / 1_000, self.strangers);
+                Err(Failure { seed, why, at_ms, errands, zero_loss, restarts, strangers })
             }
             None => Ok(Summary {
                 promotions: self.checks.failovers,

@@ -22,13 +22,17 @@ pub enum Mutation {
     QuorumAfterPromotion,
     /// A frozen standby's receiver is not cut.
     FreezeNotFinal,
+    /// The guard says of every dead log that the candidate lacks nothing.
+    ScanSeesNothing,
+    /// A primary that serves has no `standby.signal`: whoever starts it after a crash of its host starts a primary.
+    NoStandingSignal,
     /// A restarted agent knows nothing of the hooks that it began.
     ErrandsForgotten,
 }
 
 impl Mutation {
     /// Every one, with its name on the command line.
-    pub const ALL: [(&'static str, Self); 19] = [
+    pub const ALL: [(&'static str, Self); 21] = [
         ("promote-without-waiting", Self::Rule(Mutant::PromoteWithoutWaiting)),
         ("minority-pledges", Self::Rule(Mutant::MinorityPledges)),
         ("no-fence-budget", Self::Rule(Mutant::NoFenceBudget)),
@@ -48,6 +52,8 @@ impl Mutation {
         ("quorum-identity-without-data", Self::Rule(Mutant::IdentityWithoutData)),
         ("quorum-after-promotion", Self::QuorumAfterPromotion),
         ("quorum-freeze-not-final", Self::FreezeNotFinal),
+        ("scan-sees-nothing", Self::ScanSeesNothing),
+        ("strangers-no-signal", Self::NoStandingSignal),
     ];
 
     /// The rule of the core, if it is one.
@@ -62,6 +68,8 @@ impl Mutation {
             | Self::ReceiptBeforeFence
             | Self::QuorumAfterPromotion
             | Self::FreezeNotFinal
+            | Self::ScanSeesNothing
+            | Self::NoStandingSignal
             | Self::ErrandsForgotten => None,
         }
     }

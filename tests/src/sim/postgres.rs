@@ -34,6 +34,8 @@ pub struct Postgres {
     pub died: bool,
     /// The boot gate is open: clients are let in.
     pub clients: bool,
+    /// `standby.signal` is on disk: whoever starts it, it comes up as a standby.
+    pub signal: bool,
     /// The commit gate is in force.
     pub gated: bool,
     /// Every process is stopped by a signal.
@@ -67,7 +69,7 @@ pub struct Postgres {
 }
 
 /// Bytes of a record.
-const RECORD_BYTES: u64 = 64;
+pub(super) const RECORD_BYTES: u64 = 64;
 /// Where the first record lies.
 const FIRST: u64 = 0x100_0000;
 
@@ -85,6 +87,7 @@ impl Postgres {
             processes: Processes::None,
             died: false,
             clients: false,
+            signal: false,
             gated: false,
             frozen: false,
             hung: false,

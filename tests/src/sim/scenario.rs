@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use mesh_proto::effect::EffectKind;
 use mesh_proto::run::{Phase, RunKind, StuckCause};
-use mesh_proto::spec::Profile;
+use mesh_proto::spec::{CrashPolicy, Profile};
 
 use super::clock::ms;
 use super::rng::Rng;
@@ -17,6 +17,8 @@ use super::world::World;
 pub enum Scenario {
     /// The primary's postmaster is killed.
     Crash,
+    /// The same where the dead log is read, and the primary started again if the standby lacks something.
+    CrashScan,
     /// The primary's host dies, for good.
     HostLost,
     /// An operator asks for a planned switchover.
@@ -27,13 +29,15 @@ pub enum Scenario {
 
 impl Scenario {
     /// Every scenario.
-    pub const ALL: [Self; 4] = [Self::Crash, Self::HostLost, Self::Switchover, Self::Services];
+    pub const ALL: [Self; 5] =
+        [Self::Crash, Self::CrashScan, Self::HostLost, Self::Switchover, Self::Services];
 
     /// Its name on the command line.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::Crash => "crash",
+            Self::CrashScan => "crash-scan",
             Self::HostLost => "host-lost",
             Self::Switchover => "switchover",
             Self::Services => "services",
@@ -78,21 +82,28 @@ pub fn play(
     if scenario == Scenario::Services {
         setup = setup.with_errands(&mut Rng::new(seed));
     }
+    if scenario == Scenario::CrashScan {
+        setup.spec.crash_policy = CrashPolicy::Auto;
+    }
     let mut world = World::new(setup, seed, None, trace);
     world.raft.prefer = Some(leader);
-    world.run_until(ms(2_500));
+    // Writes and the stream go by fixed periods: by the seed, the standby has received the last write or has not.
+    let phase = if scenario == Scenario::CrashScan { ms(seed % 20) } else { 0 };
+    world.run_until(ms(2_500) + phase);
     if let Some((kind, place)) = fault {
         // With a host lost, the leader's is the second of three: away for longer than a lease, nobody could renew.
         let away = match scenario {
-            Scenario::Crash | Scenario::Switchover | Scenario::Services => 4_000,
+            Scenario::Crash | Scenario::CrashScan | Scenario::Switchover | Scenario::Services => 4_000,
             Scenario::HostLost => 1_000,
         };
         world.injection = Injection::new(kind, place, away);
     }
     world.raft.prefer = None;
+    // What formed the mesh is no part of what is to be broken.
+    world.checks.kinds.clear();
     let began = world.now;
     match scenario {
-        Scenario::Crash => world.kill_postmaster(0),
+        Scenario::Crash | Scenario::CrashScan => world.kill_postmaster(0),
         Scenario::HostLost => world.crash_host(0, ms(20_000)),
         Scenario::Switchover | Scenario::Services => world.ask(RunKind::Switchover, None, false),
     }

@@ -4,7 +4,8 @@ use mesh_failover::policy;
 use mesh_proto::command::{Command, Entry, MemberRecord};
 use mesh_proto::run::Actor;
 use mesh_proto::spec::{
-    Durability, Engine, GroupSpec, HaproxyTarget, InstanceSpec, Profile, RouteSpec, RouteTarget, Timing,
+    CrashPolicy, Durability, Engine, GroupSpec, HaproxyTarget, InstanceSpec, Profile, RouteSpec, RouteTarget,
+    Timing,
 };
 use mesh_proto::{
     AgentName, DataIncarnation, GroupName, GuardIncarnation, InstanceName, MeshId, NodeId, RouteName,
@@ -103,6 +104,8 @@ impl Setup {
             quorum_drop_after_seconds: 30,
             max_lag_bytes: MAX_LAG_BYTES,
             automatic: true,
+            crash_policy: CrashPolicy::FailoverFirst,
+            crash_restart_seconds: 3,
             hold_down_seconds,
             observers: Vec::new(),
             site_preference: Vec::new(),

@@ -119,6 +119,10 @@ pub(super) enum Event {
         instance: usize,
         token: u64,
     },
+    /// Somebody else than its guard starts a server.
+    Stranger {
+        instance: usize,
+    },
     Gate {
         instance: usize,
         server: u64,
@@ -186,6 +190,8 @@ pub struct World {
     pub(super) injection: Injection,
     /// Faults still come.
     pub(super) faulty: bool,
+    /// Servers are started by others than their guards.
+    pub(super) strangers: bool,
     pub(super) faults: super::faults::Plan,
     queue: BTreeMap<(Time, u64), Event>,
     order: u64,
@@ -226,6 +232,7 @@ impl World {
             mutation,
             injection: Injection::default(),
             faulty: false,
+            strangers: false,
             faults: super::faults::Plan::default(),
             queue: BTreeMap::new(),
             order: 0,
@@ -253,6 +260,7 @@ impl World {
                 _ => super::postgres::Processes::Standby,
             };
             server.clients = true;
+            server.signal = instance > 0;
             server.upstream = (instance > 0).then_some(0);
         }
         for instance in 0..self.setup.instances.len() {
@@ -389,6 +397,7 @@ impl World {
             Event::GuardDisk { instance, life, write } => self.guard_disk(instance, life, *write),
             Event::Task { instance, life, job, stage } => self.task_stage(instance, life, job, stage),
             Event::Leash { instance, token } => self.leash_pulls(instance, token),
+            Event::Stranger { instance } => self.stranger_starts(instance),
             Event::Gate { instance, server, set } => self.gate(instance, server, set),
             Event::Quorum { instance, server, version } => self.quorum_in_force(instance, server, version),
             Event::Stream => self.stream(),
@@ -419,6 +428,7 @@ impl World {
             | Event::Task { instance, .. }
             | Event::Gate { instance, .. }
             | Event::Quorum { instance, .. }
+            | Event::Stranger { instance }
             | Event::Leash { instance, .. } => Some(self.host(*instance)),
             Event::Stream
             | Event::Raft

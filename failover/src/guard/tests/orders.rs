@@ -358,3 +358,33 @@ fn confirming_waits_for_the_wal() {
     assert!(matches!(finding(&rig, id), Finding::Frozen { .. }));
     assert!(matches!(rig.verify(1, confirm), Some(Outcome::Done(_))));
 }
+
+#[test]
+fn only_a_dead_server_has_a_log_that_ends() {
+    let scan =
+        || Effect::Scan { instance: me(), system_id: super::SYSTEM, boundary: Lsn(400), held: Lsn(450) };
+    let task = Task::Scan { system: super::SYSTEM, boundary: Lsn(400), held: Lsn(450) };
+    let mut rig = Rig::serving();
+    let early = rig.order(1, scan());
+    assert_eq!(code(&rig, early), Refusal::NotApplicable, "what runs writes on");
+    rig.process(ProcessState::Died);
+    // What is left of its processes is ended first: an orphan may still commit.
+    assert!(matches!(rig.task(), Some(Task::Fence { .. })), "{:?}", rig.job);
+    let waits = rig.order(1, scan());
+    assert!(matches!(rig.task(), Some(Task::Fence { .. })));
+    assert!(!rig.answers.contains_key(&waits));
+    rig.quiet();
+    assert_eq!(rig.task(), Some(&task));
+    rig.done(TaskResult::Scanned { end: Lsn(500), commits: 2, bytes: 50 });
+    assert_eq!(finding(&rig, waits), Finding::Scanned { end: Lsn(500), commits: 2, bytes: 50 });
+    // It leaves no trace: who asks whether it was done is told to do it.
+    assert!(matches!(rig.verify(1, scan()), Some(Outcome::Refused { code: Refusal::NotSo, .. })));
+    let unreadable = rig.order(1, scan());
+    rig.done(TaskResult::Failed { detail: "no such segment".to_owned() });
+    assert_eq!(code(&rig, unreadable), Refusal::Failed);
+    // A disk that hangs is no answer.
+    let hung = rig.order(1, scan());
+    assert_eq!(rig.task(), Some(&task));
+    rig.run(Millis(5_100));
+    assert!(matches!(rig.answers.get(&hung), Some(Outcome::Unknown { .. })));
+}

@@ -147,6 +147,9 @@ impl World {
                 rig.done(TaskResult::Follows(mesh_proto::effect::Rejoined::Followed));
             }
             Some(Task::Checkpoint) => rig.done(TaskResult::Done),
+            Some(Task::Scan { .. }) => {
+                rig.done(TaskResult::Scanned { end: mesh_proto::Lsn(6), commits: 1, bytes: 1 })
+            }
         }
     }
 

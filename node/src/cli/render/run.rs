@@ -259,6 +259,11 @@ fn finding(found: &Finding) -> String {
             }
             Rejoined::Rebuilt { .. } => ", rebuilt".to_owned(),
         },
+        Finding::Scanned { commits: 0, .. } => ", the candidate lacks no commit".to_owned(),
+        Finding::Scanned { commits, bytes, .. } => {
+            let commits = text::count(usize::try_from(*commits).unwrap_or(usize::MAX), "commit", "commits");
+            format!(", the candidate lacks {commits} ({})", text::bytes(*bytes))
+        }
         Finding::Routed { ended, stragglers: 0 } => {
             format!(", {} ended", text::count(*ended as usize, "old session", "old sessions"))
         }

@@ -40,6 +40,8 @@ pub(super) async fn perform(hand: &Hand, instance: &Instance, task: Task) -> Don
         Task::Follow(rejoin) => Ok(follow(hand, instance, &rejoin).await),
         // What a checkpoint is for, a short stop and a short start, a hand-over in place needs not.
         Task::Checkpoint => Ok(TaskResult::Done),
+        // What it had not saved it has forgotten: nothing is left to be counted.
+        Task::Scan { .. } => Err(Trouble::Failed("a Redis has no log that outlives it".to_owned())),
         Task::Confirm { at } => {
             let position = redis::confirm(instance, at.0 + 1, deadline).await.map_err(failed)?;
             Ok(TaskResult::At(stands(&position)))

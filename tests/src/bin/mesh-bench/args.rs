@@ -12,6 +12,7 @@ mesh-bench: what a client feels when a primary is lost, on hosts as network name
 
   mesh-bench [--runs N] [--faults A,B] [--spec LINES] [--peer patroni [--peer-runs N]] [--out FILE]
   mesh-bench --engine redis [--peer sentinel] …    the same of Redis
+  mesh-bench --engine site …     PostgreSQL and Redis on the same hosts, a name and HAProxy; host-lost, partition, planned
   mesh-bench --idle              memory and processor time of agents and guards at rest
 
   faults   postmaster-kill, host-lost, partition, hang, planned (all of them when left out)
@@ -27,6 +28,8 @@ pub enum Engine {
     Postgres,
     /// Redis; the peer is Sentinel.
     Redis,
+    /// Both on the same hosts, with a name; no peer does it.
+    Site,
 }
 
 /// What was asked for.
@@ -76,7 +79,8 @@ pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Asked>> {
                 asked.engine = match value()?.as_str() {
                     "postgres" => Engine::Postgres,
                     "redis" => Engine::Redis,
-                    other => bail!("there is no engine {other:?}; take postgres or redis"),
+                    "site" => Engine::Site,
+                    other => bail!("there is no engine {other:?}; take postgres, redis or site"),
                 }
             }
             "--peer-runs" => asked.peer_runs = value()?.parse()?,
@@ -84,6 +88,14 @@ pub fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Asked>> {
             "--idle" => asked.idle = true,
             "--help" | "-h" => return Ok(None),
             other => bail!("{other:?} is not known; see mesh-bench --help"),
+        }
+    }
+    if asked.engine == Engine::Site {
+        asked.faults.retain(|fault| Fault::OF_A_SITE.contains(fault));
+        if asked.faults.is_empty() || asked.peer_runs > 0 {
+            bail!(
+                "a whole site is lost, cut off or moved by plan, and there is no peer; see mesh-bench --help"
+            );
         }
     }
     Ok(Some(asked))

@@ -24,6 +24,9 @@ impl Fault {
     pub const ALL: [Self; 5] =
         [Self::PostmasterKill, Self::HostLost, Self::Partition, Self::Hang, Self::Planned];
 
+    /// Those that a whole site can have.
+    pub const OF_A_SITE: [Self; 3] = [Self::HostLost, Self::Partition, Self::Planned];
+
     /// Its name on the command line and in the results.
     #[must_use]
     pub const fn name(self) -> &'static str {

@@ -7,6 +7,7 @@ mod fault;
 mod measure;
 mod redis;
 mod report;
+mod site;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -64,12 +65,16 @@ async fn faults(asked: &args::Asked) -> Result<bool> {
             match asked.engine {
                 Engine::Postgres if mesh => found.push(("mesh", measure::mesh(*fault, &asked.spec).await)),
                 Engine::Redis if mesh => found.push(("mesh", redis::mesh(*fault, &asked.spec).await)),
-                Engine::Postgres | Engine::Redis => {}
+                Engine::Site if mesh => match site::mesh(*fault, &asked.spec).await {
+                    Ok(all) => found.extend(all.into_iter().map(|one| ("mesh", Ok(one)))),
+                    Err(error) => found.push(("mesh", Err(error))),
+                },
+                Engine::Postgres | Engine::Redis | Engine::Site => {}
             }
             match asked.engine {
                 Engine::Postgres if peer => found.push(("patroni", measure::patroni(*fault).await)),
                 Engine::Redis if peer => found.push(("sentinel", redis::sentinel(*fault).await)),
-                Engine::Postgres | Engine::Redis => {}
+                Engine::Postgres | Engine::Redis | Engine::Site => {}
             }
             for (system, found) in found {
                 match found {

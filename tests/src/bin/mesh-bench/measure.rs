@@ -43,6 +43,8 @@ pub struct Measured {
     pub lost: usize,
     /// Rows that the old primary acknowledged to a session of its own host after the new one's first.
     pub old_primary_acknowledged: usize,
+    /// Nobody was promoted: the primary that crashed was started again.
+    pub in_place: bool,
     /// From the mending (or the end of the outage) until the old primary follows, in milliseconds; mesh only.
     pub rejoined_ms: Option<u64>,
     /// The phases of the run; mesh only.
@@ -81,7 +83,6 @@ pub async fn mesh(fault: Fault, spec: &str) -> Result<Measured> {
     }
     let outage = writer.outage(began, Duration::from_secs(20), PATIENCE).await;
     let outage = cluster.explained(outage).await?;
-    let run: Option<Run> = cluster.group().await?.run;
     let mended = Instant::now();
     match fault {
         Fault::HostLost => cluster.boot(EAST)?,
@@ -93,12 +94,14 @@ pub async fn mesh(fault: Fault, spec: &str) -> Result<Measured> {
         }
         Fault::PostmasterKill | Fault::Planned => {}
     }
-    cluster.until_healthy("pg-dr", Duration::from_secs(60)).await?;
+    let (run, survivor) = survivor(&cluster).await?;
+    let in_place = survivor == EAST;
+    cluster.until_healthy(&cluster.servers[survivor].name, Duration::from_secs(60)).await?;
     let rejoined_ms = Some(millis(mended.elapsed()));
     tokio::time::sleep(SILENCE).await;
     writer.stop().await?;
     direct.stop().await?;
-    let (acknowledged, lost) = writer.lost(&cluster.servers[DR].local_client()).await?;
+    let (acknowledged, lost) = writer.lost(&cluster.servers[survivor].local_client()).await?;
     Ok(Measured {
         system: "mesh",
         fault,
@@ -106,10 +109,24 @@ pub async fn mesh(fault: Fault, spec: &str) -> Result<Measured> {
         outage_ms: millis(outage.from_fault),
         acknowledged,
         lost: lost.len(),
-        old_primary_acknowledged: direct.after(began + outage.from_fault).len(),
+        old_primary_acknowledged: if in_place { 0 } else { direct.after(began + outage.from_fault).len() },
+        in_place,
         rejoined_ms,
         timeline: run.map(|run| stretches(&run, zero)).unwrap_or_default(),
     })
+}
+
+/// The newest run when it is over, and whose server is the primary then: a crashed one may have been started again in place.
+async fn survivor(cluster: &Cluster) -> Result<(Option<Run>, usize)> {
+    let over = until("the run is over", Duration::from_secs(60), || async {
+        let run = cluster.group().await?.run;
+        Ok(match run {
+            Some(run) if !run.phase.is_final() => Look::NotYet(format!("{:?}", run.phase)),
+            run => Look::There(run),
+        })
+    })
+    .await;
+    Ok((cluster.explained(over).await?, cluster.primary().await?))
 }
 
 /// Measures the peer once.
@@ -146,18 +163,14 @@ pub async fn patroni(fault: Fault) -> Result<Measured> {
         acknowledged,
         lost: lost.len(),
         old_primary_acknowledged: direct.after(began + outage.from_fault).len(),
+        in_place: false,
         rejoined_ms: None,
         timeline: Vec::new(),
     })
 }
 
 async fn calm(writer: &Writer) -> Result<()> {
-    until("writes flow", Duration::from_secs(20), || async {
-        let told = || format!("{:?}", writer.last_error());
-        Ok(if writer.count() > 50 { Look::There(()) } else { Look::NotYet(told()) })
-    })
-    .await
-    .context("the client cannot write before the fault")?;
+    writer.flows(50, Duration::from_secs(20)).await.context("the client cannot write before the fault")?;
     tokio::time::sleep(CALM).await;
     Ok(())
 }

@@ -98,7 +98,7 @@ pub async fn sentinel(fault: Fault) -> Result<Measured> {
 }
 
 /// The longest gap since the fault, and when it ended.
-async fn over(writer: &RedisWriter, began: Instant) -> Result<(Duration, Instant)> {
+pub async fn over(writer: &RedisWriter, began: Instant) -> Result<(Duration, Instant)> {
     // Until the client has noticed, writes flow on: what is waited for is a gap, and writes after it.
     let quiet = began + Duration::from_secs(8);
     loop {
@@ -116,7 +116,7 @@ async fn over(writer: &RedisWriter, began: Instant) -> Result<(Duration, Instant
 }
 
 /// Waits whether the old primary is silent, and counts.
-async fn ended(
+pub async fn ended(
     writer: RedisWriter,
     direct: &RedisWriter,
     (gap, end): (Duration, Instant),
@@ -134,6 +134,7 @@ async fn ended(
         acknowledged: acknowledged.len(),
         lost: lost.len(),
         old_primary_acknowledged: late,
+        in_place: false,
         rejoined_ms: None,
         timeline: Vec::new(),
     })

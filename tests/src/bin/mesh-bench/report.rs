@@ -6,6 +6,7 @@ use anyhow::Result;
 
 use crate::fault::Fault;
 use crate::measure::Measured;
+use crate::site;
 
 /// Writes one result as a line of JSON.
 ///
@@ -20,10 +21,10 @@ pub fn line(out: &mut dyn Write, result: &Measured) -> Result<()> {
 #[must_use]
 pub fn table(results: &[Measured]) -> String {
     let mut text = String::from(
-        "| system | fault | runs | client outage, median | worst | rows lost, worst | acknowledged by the old primary | rejoined, median |\n\
-         |---|---|---|---|---|---|---|---|\n",
+        "| system | fault | runs | client outage, median | worst | rows lost, worst | acknowledged by the old primary | started in place | rejoined, median |\n\
+         |---|---|---|---|---|---|---|---|---|\n",
     );
-    for system in ["mesh", "mesh, Redis", "patroni", "sentinel"] {
+    for system in ["mesh", "mesh, Redis", site::ROUTED, site::NAMED, site::CACHE, "patroni", "sentinel"] {
         for fault in Fault::ALL {
             let of: Vec<&Measured> =
                 results.iter().filter(|r| r.system == system && r.fault == fault).collect();
@@ -39,9 +40,10 @@ fn row(system: &str, fault: Fault, of: &[&Measured]) -> String {
     let outages: Vec<u64> = of.iter().map(|result| outage(result)).collect();
     let rejoined: Vec<u64> = of.iter().filter_map(|result| result.rejoined_ms).collect();
     let lost = of.iter().map(|result| result.lost).max().unwrap_or(0);
+    let in_place = of.iter().filter(|result| result.in_place).count();
     let late: usize = of.iter().map(|result| result.old_primary_acknowledged).sum();
     format!(
-        "| {system} | {} | {} | {} | {} | {lost} | {late} | {} |\n",
+        "| {system} | {} | {} | {} | {} | {lost} | {late} | {in_place} | {} |\n",
         fault.name(),
         of.len(),
         seconds(median(&outages)),

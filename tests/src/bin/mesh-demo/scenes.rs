@@ -73,7 +73,8 @@ async fn set_up(voice: Voice) -> Result<Cluster> {
         name: "demo",
         terrain: Terrain::Loopback,
         follows: Follows::RuntimeApi,
-        spec: String::new(),
+        // What it is to show is a failover, so a crash is one whatever the standby had received.
+        spec: "crash_policy = \"failover-first\"".to_owned(),
         also: vec![Also::Bind, Also::Redis],
     };
     let mut cluster = Cluster::raise(wanted).await?;

@@ -103,4 +103,31 @@ impl Cluster {
         .await;
         self.explained(waited).await
     }
+
+    /// Waits until whoever is the primary serves, everybody else follows, no run is under way, and a zero-loss group can
+    /// keep its word.
+    ///
+    /// # Errors
+    /// As [`Self::until_healthy`].
+    pub async fn until_settled(&self, limit: Duration) -> Result<GroupStatus> {
+        let waited = until("some primary is healthy and the others follow", limit, || async {
+            let group = self.group().await?;
+            let primary = group.primary.as_ref().map_or("nobody", |name| name.as_str());
+            let why = unhealthy(&group, primary);
+            let why = why.or_else(|| group.quorum.as_ref().and_then(|quorum| quorum.not_yet.clone()));
+            Ok(why.map_or(Look::There(group), Look::NotYet))
+        })
+        .await;
+        self.explained(waited).await
+    }
+
+    /// Index of the node whose server the log calls the primary.
+    ///
+    /// # Errors
+    /// When nobody answers, or there is no primary.
+    pub async fn primary(&self) -> Result<usize> {
+        let primary = self.group().await?.primary.context("the group has no primary")?;
+        let at = self.servers.iter().position(|server| server.name == primary.as_str());
+        at.with_context(|| format!("{primary} is no server of the lab"))
+    }
 }
