@@ -47,6 +47,11 @@ fix: ## Format, and let clippy mend what it can
 	$(CARGO) fmt --all
 	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged -- -D warnings
 
+.PHONY: chaos
+chaos: deps ## Play real faults drawn from a seed for as long as wanted (root; ARGS="--seed 7 --minutes 60")
+	$(CARGO) build --release --package mesh-node --bin mesh
+	$(CARGO) run --release --quiet --package mesh-tests --bin mesh-chaos -- $(ARGS)
+
 .PHONY: bench
 bench: deps ## Measure the five faults in network namespaces (root; ARGS="--runs 10 --peer patroni")
 	$(CARGO) build --release --package mesh-node --bin mesh
