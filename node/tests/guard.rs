@@ -63,7 +63,9 @@ async fn the_end_of_the_lease_fences_and_healing_changes_nothing() {
     assert!(a.marked_standby());
     world.connect().await;
     // The first receipt, of what is killed, may be seen for the moment until what is gone is proved.
-    let quiet = |status: &mesh_proto::evidence::GuardStatus| status.receipt.as_ref().is_some_and(|r| r.level == ReceiptLevel::Quiet);
+    let quiet = |status: &mesh_proto::evidence::GuardStatus| {
+        status.receipt.as_ref().is_some_and(|r| r.level == ReceiptLevel::Quiet)
+    };
     let status = world.until(&a, "healed -> quiet receipt", quiet).await;
     let receipt = status.receipt.unwrap();
     assert_eq!(receipt.cause, FenceCause::LeaseOver);

@@ -281,7 +281,7 @@ impl Session {
 pub struct RedisWriter {
     seen: Arc<Mutex<Seen>>,
     stop: watch::Sender<bool>,
-    task: JoinHandle<()>,
+    task: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug, Default)]
@@ -321,7 +321,7 @@ impl RedisWriter {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(write(entrance, keys, Arc::clone(&seen), stopped));
-        Self { seen, stop, task }
+        Self { seen, stop, task: Some(task) }
     }
 
     fn with<T>(&self, look: impl FnOnce(&Seen) -> T) -> T {
@@ -374,11 +374,22 @@ impl RedisWriter {
     ///
     /// # Errors
     /// When the writing task panicked.
-    pub async fn stop(self) -> Result<Vec<u64>> {
+    pub async fn stop(mut self) -> Result<Vec<u64>> {
         self.stop.send_replace(true);
-        self.task.await.context("the writer panicked")?;
+        if let Some(task) = self.task.take() {
+            task.await.context("the writer panicked")?;
+        }
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(seen.acks.iter().map(|(id, _)| *id).collect())
+    }
+}
+
+impl Drop for RedisWriter {
+    /// One that outlives its run would write on, without a pause, into the servers of the next one.
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
     }
 }
 
