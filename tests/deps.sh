@@ -5,7 +5,7 @@ set -euo pipefail
 
 need=()
 compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || need+=(postgresql)
-for pair in haproxy:haproxy pgbouncer:pgbouncer redis-server:redis-server redis-cli:redis-tools redis-sentinel:redis-sentinel named:bind9 nsupdate:bind9-dnsutils dig:bind9-dnsutils ip:iproute2 nft:nftables cc:build-essential curl:curl setpriv:util-linux; do
+for pair in haproxy:haproxy pgbouncer:pgbouncer redis-server:redis-server redis-cli:redis-tools redis-sentinel:redis-sentinel named:bind9 nsupdate:bind9-dnsutils dig:bind9-dnsutils ip:iproute2 nft:nftables cc:build-essential curl:curl setpriv:util-linux fsfreeze:util-linux mkfs.ext4:e2fsprogs mount:mount; do
     PATH=$PATH:/usr/sbin:/sbin command -v "${pair%%:*}" >/dev/null || need+=("${pair##*:}")
 done
 PATH=$PATH:$HOME/.local/bin command -v moto_server >/dev/null || python3 -c 'import ensurepip' 2>/dev/null || need+=(python3-venv)

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "in tests a panic is the report")]
 
 mod boot_gate;
+mod chaos;
 mod crash;
 mod failover;
 mod ground;

@@ -43,6 +43,12 @@ pub enum Fault {
     Flapping,
     /// More runs at normal priority than the host has processors for.
     Load,
+    /// No room on the disk of the data and its log.
+    DiskFull,
+    /// Every write to that disk waits.
+    DiskHang,
+    /// The command that archives the log does not end.
+    ArchiveHang,
     /// An operator moves the primary by plan.
     Switchover,
     /// SIGKILL to the agent that leads.
@@ -51,7 +57,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every fault.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 22] = [
         Self::PostmasterKill,
         Self::PostmasterStop,
         Self::ServerFreeze,
@@ -69,6 +75,9 @@ impl Fault {
         Self::MeshCut,
         Self::Flapping,
         Self::Load,
+        Self::DiskFull,
+        Self::DiskHang,
+        Self::ArchiveHang,
         Self::Switchover,
         Self::LeaderKill,
     ];
@@ -94,6 +103,9 @@ impl Fault {
             Self::MeshCut => "mesh-cut",
             Self::Flapping => "flapping",
             Self::Load => "load",
+            Self::DiskFull => "disk-full",
+            Self::DiskHang => "disk-hang",
+            Self::ArchiveHang => "archive-hang",
             Self::Switchover => "switchover",
             Self::LeaderKill => "leader-kill",
         }

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 
 use super::fault::{Blow, Fault, Where};
 use crate::lab::cluster::{Cluster, WITNESS};
+use crate::lab::disk::Disk;
 use crate::lab::ground::port;
 use crate::lab::net::Cut;
 use crate::lab::process::{self, Process};
@@ -29,6 +30,8 @@ pub struct Inflicted {
     stop: Arc<AtomicBool>,
     tasks: Vec<JoinHandle<()>>,
     threads: Vec<std::thread::JoinHandle<()>>,
+    /// Nodes whose disk hangs.
+    hung: Vec<usize>,
 }
 
 impl Inflicted {
@@ -59,7 +62,11 @@ impl Inflicted {
                 stop(&mut cluster.nodes[node].agent)?;
                 stop(&mut cluster.nodes[node].guard)?;
             }
-            Fault::HostLost => cluster.lose(node).await?,
+            Fault::HostLost => {
+                // The disk of a host that is gone keeps nobody waiting, and processes that wait cannot be killed.
+                self.disks_go_on(cluster, |at| at == node).await?;
+                cluster.lose(node).await?;
+            }
             Fault::Partition => cluster.nodes[node].host.isolate(Cut::Both).await?,
             Fault::Deaf => cluster.nodes[node].host.isolate(Cut::Incoming).await?,
             Fault::Mute => cluster.nodes[node].host.isolate(Cut::Outgoing).await?,
@@ -67,6 +74,22 @@ impl Inflicted {
             Fault::MeshCut => cut_mesh(cluster, node).await?,
             Fault::Flapping => self.flap(cluster, node),
             Fault::Load => self.load(),
+            Fault::DiskFull => {
+                if let Some(disk) = self.sound_disk(cluster, node) {
+                    disk.fill()?;
+                }
+            }
+            Fault::DiskHang => {
+                if let Some(disk) = self.sound_disk(cluster, node) {
+                    disk.hang().await?;
+                    self.hung.push(node);
+                }
+            }
+            Fault::ArchiveHang => {
+                if let Some(sign) = cluster.servers[node].archive_hangs() {
+                    std::fs::write(sign, "")?;
+                }
+            }
             Fault::Switchover => ask_for_switchover(cluster, node).await?,
             Fault::LeaderKill => {
                 // Nobody may be leading, or nobody may say who does; and an agent that is stopped does not answer.
@@ -85,6 +108,13 @@ impl Inflicted {
     /// When the lab cannot do it.
     pub async fn mend(&mut self, cluster: &mut Cluster) -> Result<()> {
         self.stop.store(true, Ordering::Relaxed);
+        self.disks_go_on(cluster, |_| true).await?;
+        for server in &cluster.servers {
+            server.disk.as_ref().map_or(Ok(()), Disk::free)?;
+            if let Some(sign) = server.archive_hangs().filter(|sign| sign.exists()) {
+                std::fs::remove_file(sign)?;
+            }
+        }
         for task in self.tasks.drain(..) {
             task.await?;
         }
@@ -103,6 +133,20 @@ impl Inflicted {
             }
             if !runs(&mut cluster.nodes[node].guard)? {
                 cluster.start_guard(node)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The disk of a node, unless it hangs: who touches it then waits as well.
+    fn sound_disk<'a>(&self, cluster: &'a Cluster, node: usize) -> Option<&'a Disk> {
+        cluster.servers[node].disk.as_ref().filter(|_| !self.hung.contains(&node))
+    }
+
+    async fn disks_go_on(&mut self, cluster: &Cluster, which: impl Fn(usize) -> bool) -> Result<()> {
+        for node in self.hung.extract_if(.., |node| which(*node)) {
+            if let Some(disk) = &cluster.servers[node].disk {
+                disk.go_on().await?;
             }
         }
         Ok(())

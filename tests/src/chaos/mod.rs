@@ -139,7 +139,7 @@ async fn raise(asked: &Asked) -> Result<Cluster> {
             "durability = \"zero-loss\"\nhold_down_seconds = 0\nsite_preference = [\"east\", \"dr\"]\n{}\n",
             asked.spec
         ),
-        also: vec![Also::Standby],
+        also: vec![Also::Standby, Also::Disks],
     };
     let mut cluster = Cluster::raise(wanted).await?;
     cluster.form().await?;

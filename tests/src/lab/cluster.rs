@@ -63,6 +63,8 @@ pub enum Also {
     Redis,
     /// A second standby, `pg-witness`, on the witness.
     Standby,
+    /// A disk of its own for the data of each PostgreSQL server, and an archive command that can hang.
+    Disks,
 }
 
 /// A running cluster. Dropping it ends everything it started.
@@ -101,7 +103,11 @@ impl Cluster {
         let mut servers = Vec::new();
         let count = if wanted.also.contains(&Also::Standby) { 3 } else { 2 };
         for (site, host) in SITES.iter().zip(&hosts).take(count) {
-            servers.push(Server::describe(&ground, host, &format!("pg-{site}"), &secrets)?);
+            let mut server = Server::describe(&ground, host, &format!("pg-{site}"), &secrets)?;
+            if wanted.also.contains(&Also::Disks) {
+                server.give_disk(&ground).await?;
+            }
+            servers.push(server);
         }
         servers[EAST].found(&ground).await?;
         for standby in &servers[DR..] {
@@ -131,7 +137,7 @@ impl Cluster {
             match also {
                 Also::Bind => bind = Some(Bind::start(&ground, at, first.ip()).await?),
                 Also::Pgbouncer => pgbouncer = Some(Pgbouncer::start(&ground, at, first, &secrets).await?),
-                Also::Redis | Also::Standby => {}
+                Also::Redis | Also::Standby | Also::Disks => {}
             }
         }
         let nodes = hosts

@@ -155,6 +155,16 @@ impl Ground {
         Ok(path)
     }
 
+    /// Notes a mount point below the lab's directory for the reaper.
+    ///
+    /// # Errors
+    /// When the note cannot be written.
+    pub fn note_disk(&self, at: &Path) -> Result<()> {
+        let path = self.dir.join("disks");
+        let mut notes = std::fs::OpenOptions::new().create(true).append(true).open(&path)?;
+        writeln!(notes, "{}", at.display()).with_context(|| format!("cannot write {}", path.display()))
+    }
+
     /// Gives a file or folder to the services' account.
     ///
     /// # Errors

@@ -10,6 +10,7 @@
 pub mod bind;
 pub mod cluster;
 pub mod direct;
+pub mod disk;
 pub mod footprint;
 pub mod ground;
 pub mod haproxy;

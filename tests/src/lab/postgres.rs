@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::Signal;
 use tokio_postgres::NoTls;
 
+use super::disk::Disk;
 use super::ground::{Ground, port};
 use super::host::Host;
 use super::process::{self, Said, must};
@@ -71,6 +72,8 @@ pub struct Server {
     pub bin: PathBuf,
     /// The superuser that `initdb` makes: named as the account, so that it is known over the Unix socket.
     pub superuser: String,
+    /// The disk of the data, where it has one of its own.
+    pub disk: Option<Disk>,
     secrets: Secrets,
 }
 
@@ -111,8 +114,27 @@ impl Server {
             passfile,
             bin: programs()?,
             superuser: ground.account().to_owned(),
+            disk: None,
             secrets: secrets.clone(),
         })
+    }
+
+    /// Moves the data directory to a disk of its own, before there is any; then the server archives its log as well.
+    ///
+    /// # Errors
+    /// As [`Disk::attach`].
+    pub async fn give_disk(&mut self, ground: &Ground) -> Result<()> {
+        let at = ground.folder(&format!("{}/disk", self.name))?;
+        self.disk = Some(Disk::attach(ground, &at).await?);
+        self.data = at.join("data");
+        Ok(())
+    }
+
+    /// The file beside the disk for which the archive command waits while it is there.
+    #[must_use]
+    pub fn archive_hangs(&self) -> Option<PathBuf> {
+        self.disk.as_ref()?;
+        Some(self.data.parent()?.parent()?.join("archive-hangs"))
     }
 
     /// Makes it a primary: initialises, starts, creates roles and the clients' table.
@@ -128,6 +150,12 @@ impl Server {
             dynamic_shared_memory_type = mmap\n\
             log_line_prefix = '%m [%p] %q%a '\nlog_connections = off\n";
         append(&self.data.join("postgresql.conf"), conf)?;
+        if self.disk.is_some() {
+            // Relative to the data directory, so that each server has its own.
+            let archive = "archive_mode = on\narchive_timeout = 5\n\
+                archive_command = 'while test -e ../../archive-hangs; do sleep 0.1; done'\n";
+            append(&self.data.join("postgresql.conf"), archive)?;
+        }
         let net = self.host.network();
         let hba = format!(
             "local all,replication {} peer\nlocal all all scram-sha-256\n\

@@ -24,6 +24,8 @@ members() {
     fi
 }
 
+# Whoever waits for a disk that hangs cannot be killed.
+[ ! -f "$lab/disks" ] || while read -r at; do fsfreeze --unfreeze "$at" 2>/dev/null; done <"$lab/disks"
 tries=0
 while [ $tries -lt 100 ]; do
     pids=$(members | sort -u | grep -vx "$$" | while read -r pid; do
@@ -48,6 +50,7 @@ fi
 find "$lab" -maxdepth 3 -name postmaster.pid 2>/dev/null | while read -r lock; do
     segment=$(sed -n '7s/.* //p' "$lock") && ipcrm -m "$segment" 2>/dev/null
 done
+[ ! -f "$lab/disks" ] || while read -r at; do umount "$at" 2>/dev/null || umount -l "$at"; done <"$lab/disks"
 rm -rf "/dev/shm/${lab##*/}"
 if [ "$what" = data ] && [ -d "$lab/log" ]; then
     find "$lab" -mindepth 1 -maxdepth 1 ! -name log -exec rm -rf {} +
