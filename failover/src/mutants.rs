@@ -28,6 +28,8 @@ pub enum Mutant {
     IdentityWithoutData,
     /// Begin services and hooks without regard to what comes first.
     ErrandsUnordered,
+    /// End a change of voters as soon as the leader sees that it began.
+    VotersAtOnce,
 }
 
 /// The rules that are switched off.

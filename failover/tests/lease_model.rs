@@ -106,8 +106,7 @@ struct State {
 
 static KEY: LazyLock<LeaseKey> =
     LazyLock::new(|| LeaseKey { group: "g".parse().unwrap(), instance: "i".parse().unwrap() });
-static ELECTORATE: LazyLock<Electorate> =
-    LazyLock::new(|| Electorate { version: 1, members: (0..VOTERS as u64).map(NodeId).collect() });
+static ELECTORATE: LazyLock<Electorate> = LazyLock::new(|| Electorate::of(1, (0..VOTERS as u64).map(NodeId)));
 fn term(lease_no: u64) -> LeaseTerm {
     LeaseTerm { epoch: Epoch(1), lease_no: LeaseNo(lease_no) }
 }
@@ -130,7 +129,12 @@ impl Model {
     }
 
     fn first(&self) -> State {
-        let disk = VoterState { version: 1, floors: BTreeMap::new(), largest_lease: self.lease };
+        let disk = VoterState {
+            version: 1,
+            floors: BTreeMap::new(),
+            electorate: ELECTORATE.clone(),
+            largest_lease: self.lease,
+        };
         // Long enough ago that nothing of an earlier process counts.
         let granter = Granter::restarted(Moment(0), disk.clone(), self.voter_bounds());
         let voter = Rc::new(Voter { granter, disk, writing: None });
@@ -208,6 +212,7 @@ impl Model {
             answer: Some(RenewAnswer::Granted),
             electorate: ELECTORATE.clone(),
             view: None,
+            peers: Vec::new(),
         };
         holder.answered(state.guard_now, round, &reply);
         if state.server == Server::Reopens && holder.held(state.guard_now).is_some() {
@@ -268,7 +273,7 @@ impl Model {
     fn pledge_arrives(&self, state: &mut State, voter: usize, remainder: Millis) {
         let mut electorate = ELECTORATE.clone();
         if self.without == Without::Majority {
-            electorate = Electorate { version: 2, members: BTreeSet::from([NodeId(voter as u64)]) };
+            electorate = Electorate::of(2, BTreeSet::from([NodeId(voter as u64)]));
         }
         let answer = PledgeAnswer::Pledged { remainder };
         let reply = PledgeReply { voter: NodeId(voter as u64), electorate, answer };

@@ -88,6 +88,7 @@ fn status(name: &str, seq: u64, process: ProcessState, have: Option<u64>) -> Gua
         system_id: Some(7),
         public_key: String::new(),
         lease: None,
+        granted: Vec::new(),
         floored: None,
         paused: None,
         gate: Epoch(1),

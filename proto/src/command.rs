@@ -50,6 +50,25 @@ pub enum Command {
         /// Its name.
         agent: AgentName,
     },
+    /// The lease electorate begins to change: from now on majorities of the old voters and of these are needed.
+    ElectorateChanging {
+        /// The version it replaces.
+        replaces: u64,
+        /// The voters that shall remain.
+        members: BTreeSet<NodeId>,
+    },
+    /// The change is over: the new voters alone count. Refused before no guard can count on the old ones alone.
+    ElectorateChanged {
+        /// The version it replaces.
+        replaces: u64,
+        /// How long majorities of both had known of the change when this was proposed.
+        waited: Millis,
+    },
+    /// The change is given up: the old voters alone count again, as a majority of them did all the time.
+    ElectorateKept {
+        /// The version it replaces.
+        replaces: u64,
+    },
     /// A group spec, as a compare-and-set on its version.
     SpecApplied {
         /// The version it replaces; 0 for a new group.

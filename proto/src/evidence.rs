@@ -7,7 +7,7 @@ use crate::lease::{LeaseTerm, Receipt};
 use crate::quorum::QuorumStanding;
 use crate::{
     AgentName, DataIncarnation, Epoch, Generation, GroupName, GuardIncarnation, InstanceName, Lsn, Millis,
-    RouteName,
+    NodeId, RouteName,
 };
 
 /// First-hand facts of a guard about its instance.
@@ -29,6 +29,9 @@ pub struct GuardStatus {
     pub public_key: String,
     /// The lease held, with what remains of it.
     pub lease: Option<HeldLease>,
+    /// Voters whose grant of that lease runs, whether they belong to the electorate or not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub granted: Vec<NodeId>,
     /// The lease that a voter's floor refuses: with no takeover open, a stray pledge that the leader answers with a new
     /// lease number (PROTOCOL, Taking over 6).
     #[serde(default)]
@@ -197,6 +200,9 @@ pub struct Report {
     /// What it found of the routes whose credentials it holds.
     #[serde(default)]
     pub routes: Vec<RouteSight>,
+    /// Version of the electorate that this agent's voter has on disk, and names to every guard from now on.
+    #[serde(default)]
+    pub electorate: u64,
 }
 
 /// Where a route leads, as the agent that holds its credentials found when it looked, outside any run: a proxy that was

@@ -1,11 +1,14 @@
 //! Messages and records of the quorum lease: renewals, pledges, receipts, proofs (PROTOCOL). The rules themselves are
 //! in the pure core (`mesh-failover::lease`).
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::evidence::GuardStatus;
 use crate::{
-    DataIncarnation, Epoch, GroupName, GuardIncarnation, InstanceName, LeaseNo, Lsn, Millis, NodeId, RunId,
+    AgentName, DataIncarnation, Epoch, GroupName, GuardIncarnation, InstanceName, LeaseNo, Lsn, Millis,
+    NodeId, RunId,
 };
 
 /// What a lease is about: one instance of one group. Never the group or the agent (PROTOCOL H20).
@@ -88,6 +91,9 @@ pub struct RenewReply {
     pub electorate: Electorate,
     /// The group as the voter's applied log has it; `None` while the group is unknown.
     pub view: Option<GroupView>,
+    /// Everybody who votes in the agreement. A guard asks them all, so that it has their grants before they count.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<VoterPeer>,
 }
 
 /// Granted, or why not.
@@ -156,15 +162,58 @@ pub struct Electorate {
     /// Version, one higher at each change.
     pub version: u64,
     /// The voters.
-    pub members: std::collections::BTreeSet<NodeId>,
+    pub members: BTreeSet<NodeId>,
+    /// The voters before the change that is under way, a majority of whom is needed as well; empty when none is.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub leaving: BTreeSet<NodeId>,
 }
 
 impl Electorate {
-    /// How many make a majority.
+    /// These voters, and no change under way.
     #[must_use]
-    pub fn majority(&self) -> usize {
-        self.members.len() / 2 + 1
+    pub fn of(version: u64, members: impl IntoIterator<Item = NodeId>) -> Self {
+        Self { version, members: members.into_iter().collect(), leaving: BTreeSet::new() }
     }
+
+    /// The sets of which a majority each is needed: one, or two while a change is under way.
+    pub fn sets(&self) -> impl Iterator<Item = &BTreeSet<NodeId>> {
+        std::iter::once(&self.members).chain(Some(&self.leaving).filter(|leaving| !leaving.is_empty()))
+    }
+
+    /// Everybody whose word counts for something.
+    #[must_use]
+    pub fn everyone(&self) -> BTreeSet<NodeId> {
+        self.members.union(&self.leaving).copied().collect()
+    }
+
+    /// Whether those who `have` said something are a majority wherever one is needed.
+    #[must_use]
+    pub fn agreed(&self, have: impl Fn(NodeId) -> bool) -> bool {
+        self.sets().all(|set| set.iter().filter(|voter| have(**voter)).count() >= majority(set))
+    }
+
+    /// Whether a change is under way.
+    #[must_use]
+    pub fn changes(&self) -> bool {
+        !self.leaving.is_empty()
+    }
+}
+
+/// How many of a set make a majority of it.
+#[must_use]
+pub fn majority(voters: &BTreeSet<NodeId>) -> usize {
+    voters.len() / 2 + 1
+}
+
+/// A voting member of the agreement, as a guard needs it to ask for grants.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VoterPeer {
+    /// Its number.
+    pub id: NodeId,
+    /// Its name: what its certificate must say.
+    pub agent: AgentName,
+    /// HOST:PORT of its RPC listener.
+    pub address: String,
 }
 
 /// The leader asks a voter to grant this lease number and below no more.

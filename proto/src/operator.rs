@@ -123,6 +123,12 @@ pub enum Ask {
         /// The member.
         member: MemberRecord,
     },
+    /// Change who votes on leases to these agents.
+    NodeVoters {
+        /// All that shall vote, by name.
+        agents: Vec<AgentName>,
+    },
+    /// Remove a member.
     /// Remove a member.
     NodeRemove {
         /// Its name.
@@ -274,6 +280,9 @@ pub struct StatusView {
 pub struct NodeView {
     /// The member.
     pub member: MemberRecord,
+    /// Whether it votes on leases, now or when the change under way is over.
+    #[serde(default)]
+    pub elector: bool,
     /// Whether it leads.
     pub leader: bool,
     /// Whether the leader hears from it; `None` when the answering agent is not the leader and cannot tell.

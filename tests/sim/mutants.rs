@@ -6,7 +6,7 @@ use mesh_tests::sim::{Options, run};
 
 /// The rule, and where to look: the seeds `from .. from + SEEDS`. Searched from seed 0, the first that shows it is the
 /// last of them or just before; a search from 0 would take minutes for the rare ones.
-const TABLE: [(&str, u64); 21] = [
+const TABLE: [(&str, u64); 22] = [
     ("promote-without-waiting", 10),
     ("minority-pledges", 38),
     ("no-fence-budget", 14),
@@ -19,6 +19,7 @@ const TABLE: [(&str, u64); 21] = [
     ("grant-forgotten-early", 14),
     ("no-self-fence", 0),
     ("receipt-before-fence", 12),
+    ("voters-at-once", 149),
     ("errands-unordered", 0),
     ("errands-forgotten", 0),
     ("quorum-retired-before-marker", 3),
@@ -41,6 +42,7 @@ fn caught(name: &str) {
         zero_loss: name.starts_with("quorum-"),
         restarts: name.starts_with("scan-"),
         strangers: name.starts_with("strangers-"),
+        elects: name.starts_with("voters-"),
         ..Options::default()
     };
     let broken = Options { mutation: Some(mutation), ..options };
@@ -163,4 +165,9 @@ fn a_dead_log_that_is_not_read_is_caught() {
 #[test]
 fn a_primary_that_anybody_can_start_again_is_caught() {
     caught("strangers-no-signal");
+}
+
+#[test]
+fn voters_that_count_before_the_old_leases_are_over_are_caught() {
+    caught("voters-at-once");
 }

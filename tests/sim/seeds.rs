@@ -14,6 +14,7 @@ fn chunk_of(nth: u64, options: Options) -> Summary {
                 sum.promotions += one.promotions;
                 sum.acknowledged += one.acknowledged;
                 sum.aborted += one.aborted;
+                sum.elected += one.elected;
             }
             Err(failure) => panic!("{failure}"),
         }
@@ -114,6 +115,23 @@ fn servers_that_others_start_keep_every_promise_in_seeds_0() {
 #[test]
 fn servers_that_others_start_keep_every_promise_in_seeds_1() {
     chunk_strangers(1);
+}
+
+/// The same in a mesh of five whose voters on leases change: three of them, others, all.
+fn chunk_elects(nth: u64) {
+    let options = Options { elects: true, ..Options::default() };
+    let sum = chunk_of(nth, options);
+    assert!(sum.promotions >= CHUNK, "only {} promotions in {CHUNK} seeds", sum.promotions);
+    assert!(sum.elected >= CHUNK, "only {} changes of voters came to their end", sum.elected);
+}
+
+#[test]
+fn voters_that_change_keep_every_promise_in_seeds_0() {
+    chunk_elects(0);
+}
+#[test]
+fn voters_that_change_keep_every_promise_in_seeds_1() {
+    chunk_elects(1);
 }
 
 /// The same where a crashed primary may be started again in place.

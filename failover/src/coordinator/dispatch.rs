@@ -129,7 +129,7 @@ impl Driver {
         if !durable && collector.willing() {
             return;
         }
-        for voter in &state.electorate.members {
+        for voter in &state.electorate.everyone() {
             if answered.contains(voter) || self.asked.contains_key(&(*voter, durable)) {
                 continue;
             }

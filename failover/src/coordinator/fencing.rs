@@ -355,7 +355,7 @@ fn promotion(
 fn forged(state: &MeshState, run: &Run) -> Proof {
     Proof::Expired(Expiry {
         term: run.ending,
-        pledges: state.electorate.members.iter().map(|voter| (*voter, Millis::ZERO)).collect(),
+        pledges: state.electorate.everyone().into_iter().map(|voter| (voter, Millis::ZERO)).collect(),
         waited: Millis(3_600_000),
         electorate: state.electorate.version,
     })

@@ -13,6 +13,7 @@ mod crash;
 mod decide;
 mod dispatch;
 mod durability;
+mod electorate;
 mod errands;
 mod fencing;
 mod idle;
@@ -41,8 +42,8 @@ use crate::verdict::observations::Observations;
 pub enum Todo {
     /// Propose these commands as one entry; answer with [`Coordinator::proposed`].
     Propose {
-        /// The group they are about: names the answer.
-        group: GroupName,
+        /// The group they are about, or none: the mesh itself. Names the answer.
+        group: Option<GroupName>,
         /// Names the answer.
         ticket: u64,
         /// Who asked.
@@ -113,6 +114,7 @@ pub struct Coordinator {
     /// What was heard; kept by followers too, so that a new leader does not begin blind.
     pub heard: Observations,
     drivers: BTreeMap<GroupName, Driver>,
+    electing: electorate::Electing,
     next_ticket: u64,
     /// Rules switched off by tests that prove that the simulator notices.
     pub(crate) mutants: crate::mutants::Mutants,
@@ -187,6 +189,7 @@ impl Coordinator {
             leading: None,
             heard: Observations::default(),
             drivers: BTreeMap::new(),
+            electing: electorate::Electing::default(),
             next_ticket: 1,
             mutants: crate::mutants::Mutants::none(),
         }
@@ -205,6 +208,7 @@ impl Coordinator {
             return;
         }
         self.leading = Some((raft_term, now));
+        self.electing = electorate::Electing::default();
         for driver in self.drivers.values_mut() {
             let requests = std::mem::take(&mut driver.requests);
             *driver = Driver { requests, ..Driver::default() };
@@ -266,12 +270,14 @@ impl Coordinator {
     }
 
     /// What came of a proposal.
-    pub fn proposed(&mut self, group: &GroupName, ticket: u64, _result: &ProposalResult) {
+    pub fn proposed(&mut self, group: Option<&GroupName>, ticket: u64, _result: &ProposalResult) {
         // Whatever it was, the applied state tells what is so now; the next poll looks at it.
-        if let Some(driver) = self.drivers.get_mut(group)
-            && driver.proposing == Some(ticket)
-        {
-            driver.proposing = None;
+        let proposing = match group {
+            Some(group) => self.drivers.get_mut(group).map(|driver| &mut driver.proposing),
+            None => Some(&mut self.electing.proposing),
+        };
+        if let Some(proposing) = proposing.filter(|proposing| **proposing == Some(ticket)) {
+            *proposing = None;
         }
     }
 
@@ -281,6 +287,19 @@ impl Coordinator {
         let Some(flight) = driver.in_flight.remove(&step) else { return };
         driver.heard_of_errand(step, &outcome);
         driver.took(now, step, flight, outcome, &self.mutants);
+    }
+
+    /// Whether these voters may take the place of those that are: [`electorate::ready_for`].
+    ///
+    /// # Errors
+    /// Which group is not ready, in words.
+    pub fn ready_for_voters(
+        &self,
+        now: Moment,
+        state: &MeshState,
+        members: &BTreeSet<NodeId>,
+    ) -> Result<(), String> {
+        electorate::ready_for(now, &self.heard, state, members)
     }
 
     /// Whether nothing is due by time alone that would be worth a look before the next message: every primary was judged
@@ -295,32 +314,40 @@ impl Coordinator {
                 && driver.results.is_empty()
                 && driver.verdict.is_none_or(|(verdict, _)| verdict == Verdict::Healthy)
         };
-        state.groups.values().all(quiet) && self.drivers.values().all(idle)
+        !state.electorate.changes() && state.groups.values().all(quiet) && self.drivers.values().all(idle)
     }
 
     /// What to do next. Nothing while not leading.
     pub fn poll(&mut self, now: Moment, applied: u64, state: &MeshState) -> Vec<Todo> {
         let Some((raft_term, since)) = self.leading else { return Vec::new() };
         let mut todo = Vec::new();
+        let context = Context {
+            now,
+            raft_term,
+            since,
+            applied,
+            me: &self.me,
+            heard: &self.heard,
+            mutants: &self.mutants,
+        };
+        let mut ticket = || {
+            self.next_ticket += 1;
+            self.next_ticket
+        };
+        if let Some((actor, command)) = self.electing.decide(&context, state) {
+            let ticket = ticket();
+            self.electing.proposing = Some(ticket);
+            todo.push(Todo::Propose { group: None, ticket, actor, commands: vec![command] });
+        }
         for name in state.groups.keys() {
             let driver = self.drivers.entry(name.clone()).or_default();
-            let context = Context {
-                now,
-                raft_term,
-                since,
-                applied,
-                me: &self.me,
-                heard: &self.heard,
-                mutants: &self.mutants,
-            };
             if driver.proposing.is_none() {
                 driver.observe(&context, state, name);
                 let (actor, commands) = driver.decide(&context, state, name);
                 if !commands.is_empty() {
-                    let ticket = self.next_ticket;
-                    self.next_ticket += 1;
+                    let ticket = ticket();
                     driver.proposing = Some(ticket);
-                    todo.push(Todo::Propose { group: name.clone(), ticket, actor, commands });
+                    todo.push(Todo::Propose { group: Some(name.clone()), ticket, actor, commands });
                 }
             }
             driver.dispatch(&context, state, name, &mut todo);

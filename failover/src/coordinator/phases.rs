@@ -147,7 +147,7 @@ impl Driver {
         }
         if self.pledged(context) {
             let count = self.pledges.as_ref().map_or(0, |(_, c)| c.pledges(context.now).len());
-            let detail = format!("{count} of {} voters pledged", state.electorate.members.len());
+            let detail = format!("{count} of {} voters pledged", state.electorate.everyone().len());
             return Step::Go(vec![signal(group, run, Signal::PledgedByMajority, &detail)]);
         }
         Step::Rest

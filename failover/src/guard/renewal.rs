@@ -143,7 +143,7 @@ impl Guard {
         let with_lease = self.fencing.as_ref().is_none_or(|fencing| fencing.level.is_some());
         let (round, lease) = self.holder.ask(now, &key, self.timing.lease, with_lease);
         let request = Box::new(RenewRequest { lease, status: self.status(now) });
-        let voters = self.holder.electorate().members.iter().copied().collect();
+        let voters = self.holder.everyone().into_iter().collect();
         self.actions.push(Action::Ask { round, voters, request });
     }
 

@@ -3,7 +3,7 @@
 use mesh_proto::evidence::{GuardStatus, ProcessState, Receiving, WriteProbe};
 use mesh_proto::lease::{LeaseTerm, Receipt};
 use mesh_proto::quorum::QuorumStanding;
-use mesh_proto::{DataIncarnation, Epoch, Generation, Millis};
+use mesh_proto::{DataIncarnation, Epoch, Generation, Millis, NodeId};
 
 use super::Guard;
 use super::state::CommitGate;
@@ -68,6 +68,7 @@ impl Guard {
             system_id,
             public_key: self.config.public_key.clone(),
             lease: self.holder.held(now),
+            granted: self.granted(now),
             floored: self.floored,
             paused: self.holder.pause().map(|(id, _)| id),
             gate: self.state.gate.epoch,
@@ -88,6 +89,12 @@ impl Guard {
             engine: self.config.engine,
             rival: facts.and_then(|facts| facts.rival.clone()),
         }
+    }
+
+    /// Voters whose grant runs, while a lease is held.
+    fn granted(&self, now: Moment) -> Vec<NodeId> {
+        let grants = self.holder.held(now).map(|_| self.holder.grants(now)).unwrap_or_default();
+        grants.into_iter().filter(|(_, left)| *left > Millis::ZERO).map(|(voter, _)| voter).collect()
     }
 
     fn trouble_words(&self, seen: Option<String>) -> Option<String> {

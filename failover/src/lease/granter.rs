@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use mesh_proto::lease::{LeaseKey, LeaseRecord, PledgeAnswer, PledgeRequest, RenewAnswer, RenewLease};
+use mesh_proto::lease::{
+    Electorate, LeaseKey, LeaseRecord, PledgeAnswer, PledgeRequest, RenewAnswer, RenewLease,
+};
 use mesh_proto::{LeaseNo, Millis};
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +23,10 @@ pub struct VoterState {
     /// For each key, the highest lease number that is never granted again.
     #[serde(with = "floors_as_pairs")]
     pub floors: BTreeMap<LeaseKey, LeaseNo>,
+    /// The newest electorate that this voter counts itself bound by: it is named to every guard from then on, also by a
+    /// later process whose log lags at its start.
+    #[serde(default)]
+    pub electorate: Electorate,
     /// The longest L ever granted: what a restarted voter must assume of every grant it forgot (PROTOCOL H15).
     pub largest_lease: Millis,
 }
@@ -173,6 +179,32 @@ impl Granter {
             return PledgeDecision::PersistFirst(self.state.clone());
         }
         PledgeDecision::Answer(PledgeAnswer::Pledged { remainder: self.remainder(now, &request.key) })
+    }
+
+    /// The electorate of this voter's applied log: the state to store if it is newer than the one on disk. The leader
+    /// counts a voter as knowing it only then ([`Self::known_electorate`]).
+    pub fn learn(&mut self, applied: &Electorate) -> Option<VoterState> {
+        if applied.version <= self.durable.electorate.version {
+            return None;
+        }
+        if applied.version > self.state.electorate.version {
+            self.state.electorate = applied.clone();
+            self.state.version += 1;
+        }
+        Some(self.state.clone())
+    }
+
+    /// What to name to guards and leaders: the newer of the applied log's and the one on disk.
+    #[must_use]
+    pub fn newest_electorate(&self, applied: Electorate) -> Electorate {
+        let known = &self.durable.electorate;
+        if known.version > applied.version { known.clone() } else { applied }
+    }
+
+    /// Version of the electorate on disk.
+    #[must_use]
+    pub const fn known_electorate(&self) -> u64 {
+        self.durable.electorate.version
     }
 
     /// A state is durable: written and fsynced.

@@ -3,10 +3,12 @@
 //! It never counts a grant from its answer, never continues a lease that lapsed, and never asks again for a lease number
 //! that it lapsed from or gave a receipt for. It starts nothing and stops nothing: [`crate::guard`] acts on what it says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_proto::evidence::HeldLease;
-use mesh_proto::lease::{Electorate, LeaseKey, LeaseRecord, LeaseTerm, RenewAnswer, RenewLease, RenewReply};
+use mesh_proto::lease::{
+    Electorate, LeaseKey, LeaseRecord, LeaseTerm, RenewAnswer, RenewLease, RenewReply, majority,
+};
 use mesh_proto::{LeaseNo, Millis, NodeId};
 
 use crate::Moment;
@@ -45,6 +47,8 @@ struct Pause {
 #[derive(Debug, Clone)]
 pub struct Holder {
     electorate: Electorate,
+    /// Who votes in the agreement, as the newest answer says: their grants count as soon as an electorate has them.
+    peers: BTreeSet<NodeId>,
     /// Highest lease number that is never asked for again.
     spent: LeaseNo,
     /// Had a majority, and has not lapsed since.
@@ -63,6 +67,7 @@ impl Holder {
     pub fn new(spent: LeaseNo) -> Self {
         Self {
             electorate: Electorate::default(),
+            peers: BTreeSet::new(),
             spent,
             held: None,
             wanted: None,
@@ -79,10 +84,16 @@ impl Holder {
         }
     }
 
-    /// The newest electorate seen: whom to ask.
+    /// The newest electorate seen: whose grants count.
     #[must_use]
     pub const fn electorate(&self) -> &Electorate {
         &self.electorate
+    }
+
+    /// Whom to ask: those whose grants count, and those whose grants may count next.
+    #[must_use]
+    pub fn everyone(&self) -> BTreeSet<NodeId> {
+        self.electorate.everyone().union(&self.peers).copied().collect()
     }
 
     /// Begins an acquisition that the log allows. What is held stays held until the new one has a majority, or it
@@ -145,6 +156,9 @@ impl Holder {
         reply: &RenewReply,
     ) -> Option<(LeaseTerm, RenewAnswer)> {
         self.learn(&reply.electorate);
+        if !reply.peers.is_empty() {
+            self.peers = reply.peers.iter().map(|peer| peer.id).collect();
+        }
         let alive = self.held(now).is_some();
         let Round { sent, term, length } = *self.rounds.get(&round)?;
         let answer = reply.answer?;
@@ -180,16 +194,18 @@ impl Holder {
         self.nth_newest(acquisition, |grant| grant.end)
     }
 
+    /// The same of another moment of the grants. While the electorate changes, of both majorities the worse.
     fn nth_newest(&self, acquisition: &Acquisition, what: fn(&Grant) -> Moment) -> Option<Moment> {
-        let mut moments: Vec<_> = acquisition
-            .grants
-            .iter()
-            .filter(|(voter, _)| self.electorate.members.contains(voter))
-            .map(|(_, grant)| what(grant))
-            .collect();
-        moments.sort_unstable();
-        let majority = self.electorate.majority();
-        moments.len().checked_sub(majority).and_then(|at| moments.get(at).copied())
+        let mut worst: Option<Moment> = None;
+        for set in self.electorate.sets() {
+            let of_set = acquisition.grants.iter().filter(|(voter, _)| set.contains(voter));
+            let mut moments: Vec<_> = of_set.map(|(_, grant)| what(grant)).collect();
+            moments.sort_unstable();
+            let at = moments.len().checked_sub(majority(set))?;
+            let moment = *moments.get(at)?;
+            worst = Some(worst.map_or(moment, |worst| worst.min(moment)));
+        }
+        worst
     }
 
     /// The moment at which what is held is over, if nothing more is granted.

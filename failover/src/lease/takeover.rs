@@ -7,7 +7,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use mesh_proto::lease::{Electorate, Expiry, LeaseKey, LeaseTerm, PledgeAnswer, PledgeReply, PledgeRequest};
+use mesh_proto::lease::{
+    Electorate, Expiry, LeaseKey, LeaseTerm, PledgeAnswer, PledgeReply, PledgeRequest, majority,
+};
 use mesh_proto::{Millis, NodeId, RunId};
 
 use super::ClockBounds;
@@ -131,35 +133,29 @@ impl Collector {
     /// Taking over 2: a majority of the newest electorate was reachable and would pledge.
     #[must_use]
     pub fn willing(&self) -> bool {
-        self.is_majority(self.willing.iter())
+        self.electorate.agreed(|voter| self.willing.contains(&voter))
     }
 
     /// Taking over 4: a majority of the newest electorate pledged durably.
     #[must_use]
     pub fn pledged(&self) -> bool {
-        self.is_majority(self.pledges.keys())
+        self.electorate.agreed(|voter| self.pledges.contains_key(&voter))
     }
 
-    fn is_majority<'a>(&self, voters: impl Iterator<Item = &'a NodeId>) -> bool {
-        let counted = voters.filter(|voter| self.electorate.members.contains(voter)).count();
-        counted >= self.electorate.majority()
-    }
-
-    /// The pledging majority whose grants end first. Any majority will do: a guard needs one too, and the two have a
-    /// voter in common, none of whose grants is left.
-    fn earliest_majority(&self) -> Option<Vec<(NodeId, Pledge)>> {
-        let mut counted: Vec<_> = self
-            .pledges
-            .iter()
-            .filter(|(voter, _)| self.electorate.members.contains(voter))
-            .map(|(voter, pledge)| (*voter, *pledge))
-            .collect();
-        counted.sort_by_key(|(voter, pledge)| (pledge.over, *voter));
-        let needed = self.electorate.majority();
-        (counted.len() >= needed).then(|| {
-            counted.truncate(needed);
-            counted
-        })
+    /// The pledging majority whose grants end first; while the electorate changes, those of both. Any majority will do:
+    /// a guard needs one too, and the two have a voter in common, none of whose grants is left.
+    fn earliest_majority(&self) -> Option<BTreeMap<NodeId, Pledge>> {
+        let mut all = BTreeMap::new();
+        for set in self.electorate.sets() {
+            let of_set = self.pledges.iter().filter(|(voter, _)| set.contains(voter));
+            let mut counted: Vec<_> = of_set.map(|(voter, pledge)| (*voter, *pledge)).collect();
+            counted.sort_by_key(|(voter, pledge)| (pledge.over, *voter));
+            if counted.len() < majority(set) {
+                return None;
+            }
+            all.extend(counted.into_iter().take(majority(set)));
+        }
+        Some(all)
     }
 
     /// From when on no guard can acknowledge under this lease: the largest end over a pledging majority, plus the
@@ -167,7 +163,7 @@ impl Collector {
     #[must_use]
     pub fn over_at(&self) -> Option<Moment> {
         let majority = self.earliest_majority()?;
-        majority.iter().map(|(_, pledge)| self.fenced_at(pledge)).max()
+        majority.values().map(|pledge| self.fenced_at(pledge)).max()
     }
 
     /// When a guard whose lease ended with this voter's grants has surely fenced. The fence budget is counted by the
@@ -183,7 +179,7 @@ impl Collector {
         if self.deposed || now < self.over_at()? {
             return None;
         }
-        let first = majority.iter().map(|(_, pledge)| pledge.received).min()?;
+        let first = majority.values().map(|pledge| pledge.received).min()?;
         Some(Expiry {
             term: self.term,
             pledges: majority.iter().map(|(voter, pledge)| (*voter, pledge.remainder)).collect(),

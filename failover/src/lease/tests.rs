@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mesh_proto::codec::{Kind, decode, encode};
 use mesh_proto::lease::{
     Electorate, LeaseKey, LeaseRecord, LeaseTerm, PledgeAnswer, PledgeReply, PledgeRequest, RenewAnswer,
-    RenewLease, RenewReply,
+    RenewLease, RenewReply, VoterPeer,
 };
 use mesh_proto::{DataIncarnation, Epoch, GuardIncarnation, LeaseNo, Millis, NodeId, RunId};
 use proptest::prelude::*;
@@ -34,7 +34,7 @@ fn record(lease_no: u64) -> LeaseRecord {
     }
 }
 fn electorate(version: u64, members: std::ops::RangeInclusive<u64>) -> Electorate {
-    Electorate { version, members: members.map(NodeId).collect() }
+    Electorate::of(version, members.map(NodeId))
 }
 fn renewal(lease_no: u64) -> RenewLease {
     let LeaseRecord { term, guard, data, index } = record(lease_no);
@@ -175,7 +175,13 @@ fn holder() -> Holder {
     holder
 }
 fn reply(voter: u64, electorate: Electorate) -> RenewReply {
-    RenewReply { voter: NodeId(voter), answer: Some(RenewAnswer::Granted), electorate, view: None }
+    RenewReply {
+        voter: NodeId(voter),
+        answer: Some(RenewAnswer::Granted),
+        electorate,
+        view: None,
+        peers: Vec::new(),
+    }
 }
 fn granted(holder: &mut Holder, now: Moment, round: u64, voters: &[u64]) {
     for voter in voters {
@@ -224,6 +230,65 @@ fn the_newest_electorate_seen_must_be_satisfied() {
     assert_eq!(holder.held(Moment(6)), None, "two of five");
     holder.learn(&electorate(1, 1..=3));
     assert_eq!(holder.electorate().version, 2, "an older one is no way back");
+}
+
+/// 1, 2, 3 before; 3, 4, 5 afterwards.
+fn changing() -> Electorate {
+    Electorate { leaving: (1..=3).map(NodeId).collect(), ..electorate(2, 3..=5) }
+}
+
+#[test]
+fn while_voters_change_a_lease_needs_majorities_of_both() {
+    let mut holder = holder();
+    let peers = (1..=5).map(|id| VoterPeer {
+        id: NodeId(id),
+        agent: "a".parse().unwrap(),
+        address: "10.0.0.1:7400".to_owned(),
+    });
+    let (round, _) = holder.ask(Moment(0), &key(), L, true);
+    let told = RenewReply { peers: peers.collect(), ..reply(1, electorate(1, 1..=3)) };
+    holder.answered(Moment(5), round, &told);
+    assert_eq!(holder.everyone(), (1..=5).map(NodeId).collect(), "who may count next is asked as well");
+    granted(&mut holder, Moment(5), round, &[2, 4]);
+    let (later, _) = holder.ask(Moment(1_000), &key(), L, true);
+    granted(&mut holder, Moment(1_005), later, &[1, 2, 5]);
+    assert_eq!(holder.held_until(), Some(Moment(3_500)));
+    holder.learn(&changing());
+    assert_eq!(holder.held_until(), Some(Moment(2_500)), "of 4 and 5 the older grant");
+    let mut alone = self::holder();
+    let (round, _) = alone.ask(Moment(0), &key(), L, true);
+    granted(&mut alone, Moment(5), round, &[1, 2]);
+    alone.learn(&changing());
+    assert_eq!(alone.held(Moment(6)), None, "the old ones alone are no longer enough");
+}
+
+#[test]
+fn while_voters_change_a_takeover_needs_majorities_of_both() {
+    let mut collector = Collector::new(key(), term(1), RunId(9), 3, changing(), F, CLOCK_BOUNDS);
+    for (voter, enough) in [(4, false), (5, false), (1, false), (2, true)] {
+        collector.answered(Moment(0), true, &pledge_of(voter, 1_000 * voter));
+        assert_eq!(collector.pledged(), enough, "after {voter}");
+    }
+    let over = Moment(0).after(CLOCK_BOUNDS.stretch(Millis(5_000))).after(CLOCK_BOUNDS.stretch(F));
+    assert_eq!(collector.over_at(), Some(over), "the longest of both");
+    // 3 is in both: with it, one of each is enough.
+    collector.answered(Moment(0), true, &pledge_of(3, 0));
+    let over = Moment(0).after(CLOCK_BOUNDS.stretch(Millis(4_000))).after(CLOCK_BOUNDS.stretch(F));
+    assert_eq!(collector.over_at(), Some(over));
+}
+
+#[test]
+fn a_voter_names_an_electorate_for_ever_once_it_is_on_disk() {
+    let mut granter = Granter::restarted(Moment(0), VoterState::default(), CLOCK_BOUNDS);
+    let state = granter.learn(&changing()).unwrap();
+    assert_eq!(granter.known_electorate(), 0, "not before it is on disk");
+    granter.persisted(&state);
+    assert_eq!(granter.known_electorate(), 2);
+    assert_eq!(granter.learn(&electorate(1, 1..=3)), None);
+    // A later process whose log lags at its start.
+    let again = Granter::restarted(Moment(0), state, CLOCK_BOUNDS);
+    assert_eq!(again.newest_electorate(electorate(1, 1..=3)), changing());
+    assert_eq!(again.newest_electorate(electorate(3, 3..=5)), electorate(3, 3..=5));
 }
 
 #[test]
@@ -278,7 +343,7 @@ fn expiry_waits_for_a_majority_its_remainders_drift_and_the_fence() {
     assert_eq!(collector.over_at(), Some(over));
     assert_eq!(collector.expiry(Moment(over.0 - 1)), None);
     let proof = collector.expiry(over).unwrap();
-    assert_eq!(proof.pledges, [(NodeId(3), Millis(0)), (NodeId(1), Millis(2_000))]);
+    assert_eq!(proof.pledges, [(NodeId(1), Millis(2_000)), (NodeId(3), Millis(0))]);
     assert!(proof.waited >= Millis(2_000).plus(F));
     // A third pledge with less to wait for makes another majority, which is over sooner.
     collector.answered(Moment(600), true, &pledge_of(2, 100));
@@ -332,16 +397,16 @@ proptest! {
         let leader = |real| clock(real, 1000 + voter_fast, offsets.2);
         let mut it = Granter::restarted(
             Moment(0),
-            VoterState { version: 1, floors: BTreeMap::new(), largest_lease: length },
+            VoterState { version: 1, largest_lease: length, ..VoterState::default() },
             CLOCK_BOUNDS,
         );
         let start = 100_000_000;
         let mut holder = Holder::new(LeaseNo(0));
-        holder.learn(&Electorate { version: 1, members: BTreeSet::from([NodeId(1)]) });
+        holder.learn(&Electorate::of(1, BTreeSet::from([NodeId(1)])));
         holder.begin(&record(1));
         let (round, lease) = holder.ask(guard(start), &key(), length, true);
         prop_assert_eq!(it.renew(voter(start), &lease.unwrap(), Some(&record(1)), 10), Decision::Grant);
-        let one = Electorate { version: 1, members: BTreeSet::from([NodeId(1)]) };
+        let one = Electorate::of(1, BTreeSet::from([NodeId(1)]));
         holder.answered(guard(start), round, &reply(1, one.clone()));
 
         let pledged_at = start + asked * 1000;

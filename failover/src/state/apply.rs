@@ -57,6 +57,9 @@ impl MeshState {
             Command::MeshFormed { mesh, members } => self.form(mesh, members),
             Command::MemberAdded { member } => self.add_member(member),
             Command::MemberRemoved { agent } => self.remove_member(agent),
+            Command::ElectorateChanging { replaces, members } => self.change_electorate(*replaces, members),
+            Command::ElectorateChanged { replaces, waited } => self.end_electorate_change(*replaces, *waited),
+            Command::ElectorateKept { replaces } => self.keep_electorate(*replaces),
             Command::SpecApplied { replaces, spec } => self.apply_spec(stamp, *replaces, spec),
             Command::Founded { group, instance, data, guard, system_id } => {
                 self.group_mut(group)?.found(stamp, instance, data, guard, *system_id)
@@ -187,9 +190,12 @@ pub(crate) fn compare<T: PartialEq + ToString>(what: &str, expected: &T, found: 
 
 fn about(command: &Command, index: u64) -> (Option<GroupName>, Option<RunId>) {
     match command {
-        Command::MeshFormed { .. } | Command::MemberAdded { .. } | Command::MemberRemoved { .. } => {
-            (None, None)
-        }
+        Command::MeshFormed { .. }
+        | Command::MemberAdded { .. }
+        | Command::MemberRemoved { .. }
+        | Command::ElectorateChanging { .. }
+        | Command::ElectorateChanged { .. }
+        | Command::ElectorateKept { .. } => (None, None),
         Command::SpecApplied { spec, .. } => (Some(spec.group.clone()), None),
         Command::RunOpened { plan } => (Some(plan.group.clone()), Some(RunId(index))),
         Command::StepsStarted { group, run, .. }

@@ -1,5 +1,7 @@
 //! Founding a group, granting leases anew, pausing and resuming.
 
+use std::collections::BTreeSet;
+
 use mesh_proto::command::{Refused, ResumeProof};
 use mesh_proto::lease::{LeaseKey, LeaseRecord, LeaseTerm, Proof, StatusRef};
 use mesh_proto::{DataIncarnation, Epoch, GuardIncarnation, InstanceName, LeaseNo, Millis};
@@ -111,15 +113,12 @@ impl Group {
                 }
                 compare("the lease that ran out", &ends, &expiry.term)?;
                 compare("the electorate", &electorate.version, &expiry.electorate)?;
-                let mut voters: Vec<_> = expiry.pledges.iter().map(|(voter, _)| *voter).collect();
-                voters.sort_unstable();
-                voters.dedup();
-                voters.retain(|voter| electorate.members.contains(voter));
-                if voters.len() < electorate.majority() {
+                let voters: BTreeSet<_> = expiry.pledges.iter().map(|(voter, _)| *voter).collect();
+                if !electorate.agreed(|voter| voters.contains(&voter)) {
                     return Err(Refused::Forbidden(format!(
                         "{} pledges are no majority of {} voters",
                         voters.len(),
-                        electorate.members.len()
+                        electorate.everyone().len()
                     )));
                 }
                 let longest =

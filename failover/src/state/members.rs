@@ -16,8 +16,7 @@ impl MeshState {
             self.check_new(member)?;
             self.members.insert(member.agent.clone(), member.clone());
         }
-        self.electorate =
-            Electorate { version: 1, members: members.iter().filter(|m| m.voter).map(|m| m.id).collect() };
+        self.electorate = Electorate::of(1, members.iter().filter(|m| m.voter).map(|m| m.id));
         self.mesh = Some(mesh.clone());
         Ok(())
     }
@@ -59,10 +58,10 @@ impl MeshState {
 
     pub(super) fn remove_member(&mut self, agent: &AgentName) -> Result<(), Refused> {
         let member = self.members.get(agent).ok_or_else(|| unknown("agent", agent.as_str()))?;
-        if self.electorate.members.contains(&member.id) {
+        if self.electorate.everyone().contains(&member.id) {
             return Err(Refused::Forbidden(format!(
-                "{agent} belongs to the lease electorate, and changing the electorate is not supported in this \
-                 version: two majorities could disagree about who holds a lease"
+                "{agent} votes on leases; name the voters that shall remain first, with `mesh node voters`, and wait \
+                 until the change is over"
             )));
         }
         for group in self.groups.values() {

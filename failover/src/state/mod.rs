@@ -5,6 +5,7 @@
 
 mod apply;
 mod audit;
+mod electorate;
 mod invariants;
 mod leases;
 mod members;
@@ -62,6 +63,9 @@ pub struct Group {
     /// The largest fence budget ever in force: an expiry waits for it, because a guard may still work with an older
     /// spec (PROTOCOL: lowering takes effect after the old ones have passed).
     pub largest_fence: Millis,
+    /// The longest lease ever in force, for the same reason. 0 in the state of an older build: then the one in force.
+    #[serde(default)]
+    pub largest_lease: Millis,
     /// The epoch; 0 before the group is founded.
     pub epoch: Epoch,
     /// The primary of that epoch.
@@ -160,6 +164,7 @@ impl Group {
     pub(crate) fn new(spec: GroupSpec, timing: Timing, at: Wall) -> Self {
         Self {
             largest_fence: timing.fence,
+            largest_lease: timing.lease,
             spec,
             version: 1,
             timing,

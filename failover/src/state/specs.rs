@@ -34,6 +34,7 @@ impl MeshState {
         }
         group.keep_identities(spec)?;
         group.largest_fence = group.largest_fence.max(timing.fence);
+        group.largest_lease = group.largest_lease.max(group.timing.lease).max(timing.lease);
         group.timing = timing;
         group.spec = spec.clone();
         group.version += 1;

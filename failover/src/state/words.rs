@@ -20,6 +20,18 @@ impl MeshState {
                 format!("{} joins at {}, {vote}", member.agent, member.site)
             }
             Command::MemberRemoved { agent } => format!("{agent} leaves"),
+            Command::ElectorateChanging { members, .. } => {
+                format!(
+                    "the voters on leases shall be {}; until then both majorities count",
+                    self.names(members)
+                )
+            }
+            Command::ElectorateChanged { .. } => {
+                format!("the voters on leases are {}", self.names(&self.electorate.members))
+            }
+            Command::ElectorateKept { .. } => {
+                format!("the voters on leases remain {}", self.names(&self.electorate.members))
+            }
             Command::SpecApplied { replaces, spec } => {
                 format!("spec of {} applied, version {}", spec.group, replaces + 1)
             }

@@ -243,18 +243,19 @@ impl Driver {
         match item {
             Todo::Propose { group, ticket, actor, commands } => {
                 let driver = Arc::clone(self);
+                let about = group.as_ref().map_or_else(|| "the mesh".to_owned(), ToString::to_string);
                 tasks.spawn(async move {
                     let result = match driver.propose(actor, commands).await {
                         Ok(applied) => ProposalResult::Applied(applied),
                         Err(error) => {
-                            tracing::warn!(%group, error = crate::cli::with_causes(&error), "a proposal was lost");
+                            tracing::warn!(%about, error = crate::cli::with_causes(&error), "a proposal was lost");
                             ProposalResult::Lost
                         }
                     };
                     if let ProposalResult::Applied(Applied::Refused(why)) = &result {
-                        tracing::info!(%group, %why, "a proposal was refused");
+                        tracing::info!(%about, %why, "a proposal was refused");
                     }
-                    driver.coordinator().proposed(&group, ticket, &result);
+                    driver.coordinator().proposed(group.as_ref(), ticket, &result);
                     driver.wake.notify_one();
                 });
             }

@@ -88,6 +88,7 @@ mod tests {
             reaches: Vec::new(),
             starved: None,
             routes: Vec::new(),
+            electorate: 0,
         };
         let well = report(Seen::Writable { epoch: None }, 1, None);
         assert!(!of_observer(&well, &report(Seen::Writable { epoch: None }, 2, None)));

@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use super::driver::Driver;
 use super::routes::RouteWatch;
 use super::sightings::Sightings;
+use crate::voter::VoterService;
 
 /// Interval of reports before any group states a probe interval.
 const IDLE_INTERVAL: Duration = Duration::from_millis(500);
@@ -22,8 +23,7 @@ const REPORT_DEADLINE: Duration = Duration::from_millis(500);
 /// Reports until `stop` completes.
 pub async fn run(
     driver: Arc<Driver>,
-    sightings: Arc<Sightings>,
-    watch: Arc<RouteWatch>,
+    (sightings, watch, voter): (Arc<Sightings>, Arc<RouteWatch>, VoterService),
     boot: u64,
     stop: impl Future<Output = ()>,
 ) {
@@ -34,10 +34,11 @@ pub async fn run(
     let mut late: Option<Instant> = None;
     tokio::pin!(stop);
     loop {
-        let (members, every) = driver.consensus.read(|machine| {
-            sightings.follow(machine.state());
-            let every = machine.state().groups.values().map(|group| group.timing.probe.duration()).min();
-            (machine.state().member_list(), every.unwrap_or(IDLE_INTERVAL))
+        let (members, every, electorate) = driver.consensus.read(|machine| {
+            let state = machine.state();
+            sightings.follow(state);
+            let every = state.groups.values().map(|group| group.timing.probe.duration()).min();
+            (state.member_list(), every.unwrap_or(IDLE_INTERVAL), state.electorate.clone())
         });
         // While all is well half the pace is fresh enough; every change is told at once.
         let pace = if sightings.any_lost() { every } else { every * 2 };
@@ -69,6 +70,7 @@ pub async fn run(
             reaches,
             starved: late.map(|at| Millis::from(at.elapsed())),
             routes: watch.now(),
+            electorate: voter.note_electorate(&electorate).await,
         });
         driver.heard_report(Report::clone(&report));
         for member in members.into_iter().filter(|member| member.agent != driver.me) {

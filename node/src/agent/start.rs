@@ -212,7 +212,7 @@ pub async fn run(path: &Path) -> Result<(), AgentError> {
 
     let voter = super::voting::service(&config, &driver).map_err(AgentError::Voter)?;
     let agent = AgentServer::new(AgentService::new(config.mesh.id.clone(), Arc::clone(&asked)));
-    let routes = Routes::new(consensus.service()).add_service(voter).add_service(agent.clone());
+    let routes = Routes::new(consensus.service()).add_service(voter.mount()).add_service(agent.clone());
     let listener = listen(&config.agent.listen.to_string()).await?;
     let incoming = Incoming::start(listener, &material);
     let local = LocalIncoming::bind(&config.agent.socket)?;
@@ -248,7 +248,7 @@ pub async fn run(path: &Path) -> Result<(), AgentError> {
     let boot = std::process::id().into();
     let (reporting, driving) = (Arc::clone(&driver), Arc::clone(&driver));
     parts.spawn(async move {
-        reporter::run(reporting, sightings, watch, boot, until).await;
+        reporter::run(reporting, (sightings, watch, voter), boot, until).await;
         Ok(())
     });
     let until = stopped(&stopping);

@@ -8,7 +8,6 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use mesh_proto::evidence::GuardStatus;
 use mesh_proto::lease::LeaseKey;
-use mesh_proto::rpc::voter_server::VoterServer;
 use mesh_proto::{AgentName, NodeId};
 
 use super::driver::Driver;
@@ -31,6 +30,7 @@ impl VoterLog for Log {
                 applied,
                 group: machine.state().group_view(&key.group, &key.instance, applied),
                 electorate: machine.state().electorate.clone(),
+                peers: machine.state().voter_peers(),
                 raft_term: standing.term,
             }
         })
@@ -63,8 +63,8 @@ pub fn floors(data_dir: &Path) -> PathBuf {
 ///
 /// # Errors
 /// [`StoreError`] when its floors cannot be used.
-pub fn service(config: &NodeConfig, driver: &Arc<Driver>) -> Result<VoterServer<VoterService>, StoreError> {
+pub fn service(config: &NodeConfig, driver: &Arc<Driver>) -> Result<VoterService, StoreError> {
     let node = NodeId(driver.consensus.identity().node);
     let store = VoterStore::open(&floors(&config.agent.data_dir))?;
-    Ok(VoterService::new(node, config.mesh.id.clone(), store, Arc::new(Log(Arc::clone(driver)))).mount())
+    Ok(VoterService::new(node, config.mesh.id.clone(), store, Arc::new(Log(Arc::clone(driver)))))
 }

@@ -293,6 +293,12 @@ pub enum NodeCommand {
     List,
     /// Add a member
     Add(NodeAddArgs),
+    /// Change who votes on leases: name all that shall (3, 5 or 7, each added with --voter before)
+    Voters {
+        /// Their names
+        #[arg(required = true, value_name = "AGENT")]
+        agents: Vec<AgentName>,
+    },
     /// Remove a member
     Remove {
         /// Its name

@@ -289,6 +289,7 @@ pub const fn changes(ask: &Ask) -> bool {
         | Ask::Resume { .. }
         | Ask::Ack { .. }
         | Ask::NodeAdd { .. }
+        | Ask::NodeVoters { .. }
         | Ask::NodeRemove { .. } => true,
     }
 }

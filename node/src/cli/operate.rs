@@ -357,6 +357,7 @@ impl Operator {
                     voter: args.voter,
                 },
             },
+            NodeCommand::Voters { agents } => Ask::NodeVoters { agents },
             NodeCommand::Remove { agent } => Ask::NodeRemove { agent },
         };
         self.show(ask).await

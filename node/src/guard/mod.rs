@@ -196,10 +196,7 @@ fn core_config(config: &NodeConfig, section: Guarded<'_>, dir: &StateDir) -> Gua
         public_key: dir.public_key(),
         timing: policy::profile(Profile::default()),
         // Version 0: whatever the log says is newer.
-        electorate: Electorate {
-            version: 0,
-            members: config.mesh.voters.iter().map(|voter| voter.id).collect(),
-        },
+        electorate: Electorate::of(0, config.mesh.voters.iter().map(|voter| voter.id)),
     }
 }
 

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
-use mesh_proto::NodeId;
 use mesh_proto::lease::RenewRequest;
+use mesh_proto::{AgentName, NodeId};
 use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinSet;
 
@@ -40,13 +40,7 @@ pub(super) async fn ask_all(
 ) {
     let mut clients = BTreeMap::new();
     for voter in &mesh.voters {
-        let peer = Identity::Agent(voter.agent.clone());
-        match dialer.channel(&peer, &voter.address.to_string()) {
-            Ok(channel) => {
-                clients.insert(voter.id, VoterClient::new(mesh.id.clone(), channel));
-            }
-            Err(error) => tracing::error!(voter = %voter.agent, %error, "this voter cannot be asked"),
-        }
+        know((&mut clients, mesh, dialer), voter.id, &voter.agent, &voter.address.to_string());
     }
     let mut calls = JoinSet::new();
     loop {
@@ -54,9 +48,9 @@ pub(super) async fn ask_all(
             ask = asked.recv() => {
                 let Some(ask) = ask else { return };
                 for voter in &ask.voters {
-                    // A voter that joined the electorate later is in no file yet; status of the group shows it.
+                    // A voter that joined later is known from the answer of another one.
                     let Some(client) = clients.get(voter) else {
-                        tracing::warn!(voter = voter.0, "the electorate names a voter that this host's file does not; add its [[mesh.voter]]");
+                        tracing::warn!(voter = voter.0, "nobody said yet where this voter is; add its [[mesh.voter]] to this host's file");
                         continue;
                     };
                     if calls.len() >= UNDER_WAY {
@@ -69,11 +63,34 @@ pub(super) async fn ask_all(
             }
             Some(done) = calls.join_next(), if !calls.is_empty() => match done {
                 Ok((round, Ok(reply))) => {
+                    for peer in &reply.peers {
+                        know((&mut clients, mesh, dialer), peer.id, &peer.agent, &peer.address);
+                    }
                     let _ = answers.send(Input::Reply { round, reply: Box::new(reply) });
                 }
                 Ok((_, Err(error))) => tracing::debug!(%error, "a voter did not answer"),
                 Err(error) => tracing::error!(%error, "a renewal broke off"),
             }
         }
+    }
+}
+
+type Clients = BTreeMap<NodeId, VoterClient>;
+
+/// Remembers where a voter is, if that is new. What this host's file says of it stands: an address may be meant for here.
+fn know(
+    (clients, mesh, dialer): (&mut Clients, &MeshSection, &Dialer),
+    id: NodeId,
+    agent: &AgentName,
+    address: &str,
+) {
+    if clients.contains_key(&id) {
+        return;
+    }
+    match dialer.channel(&Identity::Agent(agent.clone()), address) {
+        Ok(channel) => {
+            clients.insert(id, VoterClient::new(mesh.id.clone(), channel));
+        }
+        Err(error) => tracing::error!(voter = %agent, %error, "this voter cannot be asked"),
     }
 }

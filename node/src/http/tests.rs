@@ -49,6 +49,7 @@ fn status(process: ProcessState) -> GuardStatus {
         data: None,
         system_id: Some(7),
         public_key: String::new(),
+        granted: Vec::new(),
         floored: None,
         paused: None,
         lease: primary.then_some(HeldLease { term, remaining: Millis(2_000) }),

@@ -57,6 +57,7 @@ fn report() -> mesh_proto::evidence::Report {
         reaches: Vec::new(),
         starved: None,
         routes: Vec::new(),
+        electorate: 0,
     }
 }
 

@@ -10,7 +10,7 @@ mod store;
 
 use futures_util::future::BoxFuture;
 use mesh_proto::evidence::GuardStatus;
-use mesh_proto::lease::{Electorate, GroupView, LeaseKey};
+use mesh_proto::lease::{Electorate, GroupView, LeaseKey, VoterPeer};
 use mesh_proto::{AgentName, NodeId};
 
 pub use service::VoterService;
@@ -23,8 +23,10 @@ pub struct LogView {
     pub applied: u64,
     /// The group, with the lease of the asking instance; `None` while the group is unknown.
     pub group: Option<GroupView>,
-    /// The newest electorate in the log, appended even if not committed.
+    /// The electorate of the applied log.
     pub electorate: Electorate,
+    /// Everybody who votes in the agreement.
+    pub peers: Vec<VoterPeer>,
     /// Raft term of this voter.
     pub raft_term: u64,
 }

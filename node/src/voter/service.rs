@@ -6,7 +6,8 @@ use std::time::Duration;
 use mesh_failover::lease::CLOCK_BOUNDS;
 use mesh_failover::lease::granter::{Decision, Granter, PledgeDecision, VoterState};
 use mesh_proto::lease::{
-    LeaseKey, PledgeAnswer, PledgeReply, PledgeRequest, RenewAnswer, RenewLease, RenewReply, RenewRequest,
+    Electorate, LeaseKey, PledgeAnswer, PledgeReply, PledgeRequest, RenewAnswer, RenewLease, RenewReply,
+    RenewRequest,
 };
 use mesh_proto::rpc::Envelope;
 use mesh_proto::rpc::voter_server::{Voter, VoterServer};
@@ -68,6 +69,17 @@ impl VoterService {
         VoterServer::new(self.clone())
     }
 
+    /// Notes the electorate of the applied log on disk if it is newer than the one there; the version that is there now,
+    /// which this voter names to every guard from then on, also after a restart.
+    pub async fn note_electorate(&self, applied: &Electorate) -> u64 {
+        if let Some(state) = self.inner.with_granter(|granter| granter.learn(applied))
+            && let Err(hung) = self.inner.persist(state).await
+        {
+            tracing::warn!(why = hung.message(), "a change of voters is not noted yet");
+        }
+        self.inner.with_granter(|granter| granter.known_electorate())
+    }
+
     /// A pledge of this very voter, for a leader that collects its own without a connection.
     ///
     /// # Errors
@@ -106,7 +118,8 @@ impl Inner {
             None => None,
         };
         let view = self.log.view(&key);
-        Ok(RenewReply { voter: self.id, answer, electorate: view.electorate, view: view.group })
+        let electorate = self.with_granter(|granter| granter.newest_electorate(view.electorate));
+        Ok(RenewReply { voter: self.id, answer, electorate, view: view.group, peers: view.peers })
     }
 
     async fn grant(&self, lease: &RenewLease) -> Result<RenewAnswer, Status> {
@@ -144,7 +157,8 @@ impl Inner {
                     PledgeAnswer::CannotPersist
                 }
             };
-            return Ok(PledgeReply { voter: self.id, electorate: view.electorate, answer });
+            let electorate = self.with_granter(|granter| granter.newest_electorate(view.electorate));
+            return Ok(PledgeReply { voter: self.id, electorate, answer });
         }
         Err(Status::internal("the disk was asked for again and again"))
     }

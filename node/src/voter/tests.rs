@@ -49,8 +49,9 @@ impl VoterLog for Log {
                 quorum: None,
                 pause: None,
             }),
-            electorate: Electorate { version: 3, members: [NodeId(1)].into() },
+            electorate: Electorate::of(3, [NodeId(1)]),
             raft_term: 5,
+            peers: Vec::new(),
         }
     }
     fn wait_applied(&self, _: u64) -> BoxFuture<'_, ()> {
@@ -74,6 +75,7 @@ fn status() -> GuardStatus {
         system_id: Some(1),
         public_key: String::new(),
         lease: None,
+        granted: Vec::new(),
         floored: None,
         paused: None,
         gate: Epoch(1),

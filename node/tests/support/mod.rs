@@ -113,8 +113,9 @@ impl VoterLog for Log {
                 quorum: None,
                 pause: None,
             }),
-            electorate: Electorate { version: 1, members: [NodeId(1), NodeId(2), NodeId(3)].into() },
+            electorate: Electorate::of(1, [NodeId(1), NodeId(2), NodeId(3)]),
             raft_term: 1,
+            peers: Vec::new(),
         }
     }
     fn wait_applied(&self, _: u64) -> BoxFuture<'_, ()> {

@@ -163,6 +163,7 @@ impl World {
             let lost_since = seen.is_lost().then(|| before.unwrap_or(now));
             agent.seen.insert(instance, Probe { seen, at: now, lost_since });
         }
+        self.learn_electorate(host);
         let report = self.report(host, now);
         for to in 0..self.hosts.len() {
             let message = Message::Report { report: Box::new(report.clone()) };
@@ -228,6 +229,7 @@ impl World {
                 .collect(),
             starved: agent.starved.map(|at| now.since(at)),
             routes,
+            electorate: agent.granter.known_electorate(),
         }
     }
 
@@ -377,7 +379,7 @@ impl World {
                         && by == host
                         && life == agent.life
                     {
-                        agent.coordinator.proposed(&group, ticket, &ProposalResult::Applied(result));
+                        agent.coordinator.proposed(group.as_ref(), ticket, &ProposalResult::Applied(result));
                     }
                 }
                 Err(why) => {

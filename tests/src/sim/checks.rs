@@ -23,6 +23,7 @@ use mesh_proto::{Epoch, InstanceName, RunId};
 
 use super::clock::{Time, ms, us};
 use super::postgres::Processes;
+use super::setup::host_of;
 use super::world::{Event, World};
 
 /// What the checks remember.
@@ -147,6 +148,9 @@ impl World {
                 | Command::MeshFormed { .. }
                 | Command::MemberAdded { .. }
                 | Command::MemberRemoved { .. }
+                | Command::ElectorateChanging { .. }
+                | Command::ElectorateChanged { .. }
+                | Command::ElectorateKept { .. }
                 | Command::SpecApplied { .. }
                 | Command::Founded { .. }
                 | Command::LeaseGranted { .. }
@@ -194,10 +198,11 @@ impl World {
             self.fail(format!("promise 2: {old} is not fenced while {instance} is promoted by {proof:?}"));
         }
         let key = LeaseKey { group: self.group_name().clone(), instance: old.clone() };
-        let floors =
-            self.agents.iter().filter(|a| a.disk.floors.get(&key).is_some_and(|f| *f >= ends.lease_no));
-        let floors = floors.count();
-        if floors * 2 <= self.agents.len() {
+        let pledged = |voter| {
+            self.agents[host_of(voter)].disk.floors.get(&key).is_some_and(|floor| *floor >= ends.lease_no)
+        };
+        if !before.electorate.agreed(pledged) {
+            let floors = before.electorate.everyone().into_iter().filter(|voter| pledged(*voter)).count();
             self.fail(format!(
                 "promise 6: only {floors} voters have the pledge on disk that {instance} is promoted by"
             ));

@@ -50,6 +50,7 @@ impl World {
         let host = self.rng.below(hosts);
         let instance = self.likely_primary();
         self.perhaps_a_stranger(instance);
+        self.perhaps_other_voters();
         let kinds = if self.setup.zero_loss() { 30 } else { 25 };
         match self.rng.below(kinds) {
             0 | 1 => self.kill_postmaster(instance),
@@ -355,7 +356,7 @@ impl World {
             commands,
         };
         let term = self.raft.term;
-        self.propose(leader, term, group, 0, entry);
+        self.propose(leader, term, Some(group), 0, entry);
     }
 
     fn pause_or_resume(&mut self) {

@@ -65,7 +65,7 @@ fn start(world: &mut World, instance: usize, disk: Option<GuardState>) -> Guard 
         engine: mesh_proto::spec::Engine::Postgres,
         public_key: "sim".to_owned(),
         timing: world.setup.timing.clone(),
-        electorate: Electorate { version: 1, members: (0..world.hosts.len()).map(node).collect() },
+        electorate: first_electorate(world),
     };
     let number = world.fresh();
     let fresh = Fresh {
@@ -76,6 +76,15 @@ fn start(world: &mut World, instance: usize, disk: Option<GuardState>) -> Guard 
     match Guard::start(world.clock(host), config, disk, fresh) {
         Ok(guard) => guard,
         Err(why) => panic!("{why}"),
+    }
+}
+
+/// As the host's file names it: older than whatever the log says, where that changes.
+fn first_electorate(world: &World) -> Electorate {
+    if world.setup.elects {
+        Electorate::of(0, (0..3).map(node))
+    } else {
+        Electorate::of(1, (0..world.hosts.len()).map(node))
     }
 }
 

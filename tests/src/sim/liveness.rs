@@ -81,7 +81,7 @@ impl World {
                 commands: vec![command],
             };
             let term = self.raft.term;
-            self.propose(leader, term, group, 0, entry);
+            self.propose(leader, term, Some(group), 0, entry);
             return;
         }
         if self.setup.zero_loss()
@@ -105,6 +105,9 @@ impl World {
         let group = self.group();
         if let Some(run) = group.active_run() {
             return Some(format!("{} is {}: {:?}", run.id, run.phase, run.stuck));
+        }
+        if self.truth.electorate.changes() {
+            return Some("a change of voters is not over".to_owned());
         }
         if group.takeover.is_some() {
             return Some("a takeover is open".to_owned());

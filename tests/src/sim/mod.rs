@@ -8,6 +8,7 @@
 mod agent;
 mod checks;
 pub mod clock;
+mod electors;
 mod errands;
 mod faults;
 mod guard;
@@ -52,6 +53,8 @@ pub struct Options {
     pub restarts: bool,
     /// Servers are started by others than their guards: by hand, by a unit of the distribution, at boot.
     pub strangers: bool,
+    /// Who votes on leases changes.
+    pub elects: bool,
 }
 
 /// What happened in a run in which every promise was kept.
@@ -63,6 +66,8 @@ pub struct Summary {
     pub switchovers: u64,
     /// Runs that ended without a change of primary.
     pub aborted: u64,
+    /// Changes of voters that came to their end.
+    pub elected: u64,
     /// Log entries.
     pub entries: u64,
     /// Writes that clients saw acknowledged.
@@ -88,13 +93,15 @@ pub struct Failure {
     pub restarts: bool,
     /// With servers that others start.
     pub strangers: bool,
+    /// With voters that change.
+    pub elects: bool,
 }
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "seed {} after {} ms: {}\n  replay: cargo run -p mesh-tests --bin mesh-sim -- --seed {}{}{}{}{} --trace",
+            "seed {} after {} ms: {}\n  replay: cargo run -p mesh-tests --bin mesh-sim -- --seed {}{}{}{}{}{} --trace",
             self.seed,
             self.at_ms,
             self.why,
@@ -102,7 +109,8 @@ impl std::fmt::Display for Failure {
             if self.errands { " --errands" } else { "" },
             if self.zero_loss { " --zero-loss" } else { "" },
             if self.restarts { " --restarts" } else { "" },
-            if self.strangers { " --strangers" } else { "" }
+            if self.strangers { " --strangers" } else { "" },
+            if self.elects { " --elects" } else { "" }
         )
     }
 }
@@ -116,7 +124,9 @@ pub fn run(seed: u64, options: Options) -> Result<Summary, Failure> {
     let shape = rng.pick(&[Shape::Three, Shape::ThreeAndStandby, Shape::Five]).unwrap_or(Shape::Three);
     let profile = if rng.chance(500) { Profile::Lan } else { Profile::Fast };
     let hold_down = rng.pick(&[0, 1, 3, 8]).unwrap_or(0);
+    let shape = if options.elects { Shape::Five } else { shape };
     let mut setup = Setup::new(shape, profile, hold_down);
+    setup.elects = options.elects;
     if options.errands {
         setup = setup.with_errands(&mut rng);
     }
@@ -166,12 +176,14 @@ impl World {
                 let zero_loss = self.setup.zero_loss();
                 let restarts = self.setup.spec.crash_policy != CrashPolicy::FailoverFirst;
                 let (why, at_ms, strangers) = (why.clone(), self.now / 1_000, self.strangers);
-                Err(Failure { seed, why, at_ms, errands, zero_loss, restarts, strangers })
+                let elects = self.setup.elects;
+                Err(Failure { seed, why, at_ms, errands, zero_loss, restarts, strangers, elects })
             }
             None => Ok(Summary {
                 promotions: self.checks.failovers,
                 switchovers: self.checks.switchovers,
                 aborted: self.checks.aborted,
+                elected: self.elected(),
                 entries: self.raft.entries.len() as u64,
                 acknowledged: self.oracle.writes.len() as u64,
                 simulated_ms: self.now / 1_000,

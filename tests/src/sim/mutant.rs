@@ -32,7 +32,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// Every one, with its name on the command line.
-    pub const ALL: [(&'static str, Self); 21] = [
+    pub const ALL: [(&'static str, Self); 22] = [
         ("promote-without-waiting", Self::Rule(Mutant::PromoteWithoutWaiting)),
         ("minority-pledges", Self::Rule(Mutant::MinorityPledges)),
         ("no-fence-budget", Self::Rule(Mutant::NoFenceBudget)),
@@ -45,6 +45,7 @@ impl Mutation {
         ("grant-forgotten-early", Self::GrantForgottenEarly),
         ("no-self-fence", Self::NoSelfFence),
         ("receipt-before-fence", Self::ReceiptBeforeFence),
+        ("voters-at-once", Self::Rule(Mutant::VotersAtOnce)),
         ("errands-unordered", Self::Rule(Mutant::ErrandsUnordered)),
         ("errands-forgotten", Self::ErrandsForgotten),
         ("quorum-retired-before-marker", Self::Rule(Mutant::RetiredBeforeMarker)),

@@ -19,7 +19,7 @@ pub(super) struct Logged {
     pub term: u64,
     pub entry: Option<Entry>,
     /// Who waits for it: agent, its life, and the coordinator's ticket.
-    pub proposal: Option<(usize, u64, GroupName, u64)>,
+    pub proposal: Option<(usize, u64, Option<GroupName>, u64)>,
 }
 
 /// A proposal whose fate is open.
@@ -28,7 +28,7 @@ struct Proposal {
     host: usize,
     life: u64,
     term: u64,
-    group: GroupName,
+    group: Option<GroupName>,
     ticket: u64,
     entry: Entry,
 }
@@ -126,7 +126,14 @@ impl World {
         self.after(ms(1), Event::Apply { host: leader });
     }
 
-    pub(super) fn propose(&mut self, host: usize, term: u64, group: GroupName, ticket: u64, entry: Entry) {
+    pub(super) fn propose(
+        &mut self,
+        host: usize,
+        term: u64,
+        group: Option<GroupName>,
+        ticket: u64,
+        entry: Entry,
+    ) {
         let life = self.agents[host].life;
         for command in &entry.commands {
             self.say(|| format!("{host} proposes {}", words(command)));
@@ -165,12 +172,16 @@ impl World {
         let (host, life) = (proposal.host, proposal.life);
         let (group, ticket) = (proposal.group.clone(), proposal.ticket);
         if self.agents[host].up && self.agents[host].life == life {
-            self.agents[host].coordinator.proposed(&group, ticket, &ProposalResult::Lost);
+            self.agents[host].coordinator.proposed(group.as_ref(), ticket, &ProposalResult::Lost);
         }
     }
 
     /// An entry is committed.
-    pub(super) fn append(&mut self, entry: Option<Entry>, proposal: Option<(usize, u64, GroupName, u64)>) {
+    pub(super) fn append(
+        &mut self,
+        entry: Option<Entry>,
+        proposal: Option<(usize, u64, Option<GroupName>, u64)>,
+    ) {
         let term = self.raft.term;
         let index = self.raft.entries.len() as u64 + 1;
         self.raft.entries.push(Logged { term, entry: entry.clone(), proposal });
@@ -232,6 +243,9 @@ pub(super) fn words(command: &Command) -> String {
         Command::MeshFormed { .. }
         | Command::MemberAdded { .. }
         | Command::MemberRemoved { .. }
+        | Command::ElectorateChanging { .. }
+        | Command::ElectorateChanged { .. }
+        | Command::ElectorateKept { .. }
         | Command::SpecApplied { .. }
         | Command::Founded { .. }
         | Command::Paused { .. }

@@ -49,6 +49,8 @@ pub struct Setup {
     pub spec: GroupSpec,
     /// Its timing.
     pub timing: Timing,
+    /// Who votes on leases changes: the first three hosts begin, all hosts vote in the log.
+    pub elects: bool,
 }
 
 /// A well-formed name.
@@ -135,7 +137,7 @@ impl Setup {
             hooks: Vec::new(),
         };
         let timing = policy::timing(&spec);
-        Self { shape, hosts, instances, route_host, spec, timing }
+        Self { shape, hosts, instances, route_host, spec, timing, elects: false }
     }
 
     /// The group's name.
@@ -165,7 +167,7 @@ impl Setup {
     /// The log's first entries: the mesh formed, the spec applied, the first primary named.
     #[must_use]
     pub fn founding(&self, data: &DataIncarnation, guard: &GuardIncarnation) -> Vec<Entry> {
-        let members = self
+        let members: Vec<MemberRecord> = self
             .hosts
             .iter()
             .enumerate()
@@ -183,8 +185,11 @@ impl Setup {
             at: Wall(0),
             commands,
         };
+        let first = if self.elects { 3 } else { members.len() };
+        let later = members[first..].iter().map(|member| Command::MemberAdded { member: member.clone() });
+        let formed = Command::MeshFormed { mesh: name::<MeshId>("sim"), members: members[..first].to_vec() };
         vec![
-            entry(vec![Command::MeshFormed { mesh: name::<MeshId>("sim"), members }]),
+            entry(std::iter::once(formed).chain(later).collect()),
             entry(vec![Command::SpecApplied { replaces: 0, spec: self.spec.clone() }]),
             entry(vec![Command::Founded {
                 group: self.spec.group.clone(),

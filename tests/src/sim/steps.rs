@@ -78,6 +78,9 @@ impl World {
             Command::MeshFormed { .. }
             | Command::MemberAdded { .. }
             | Command::MemberRemoved { .. }
+            | Command::ElectorateChanging { .. }
+            | Command::ElectorateChanged { .. }
+            | Command::ElectorateKept { .. }
             | Command::SpecApplied { .. }
             | Command::Founded { .. }
             | Command::LeaseGranted { .. }
@@ -123,6 +126,9 @@ impl World {
             Command::MeshFormed { .. }
             | Command::MemberAdded { .. }
             | Command::MemberRemoved { .. }
+            | Command::ElectorateChanging { .. }
+            | Command::ElectorateChanged { .. }
+            | Command::ElectorateKept { .. }
             | Command::SpecApplied { .. }
             | Command::Founded { .. }
             | Command::LeaseGranted { .. }

@@ -2,7 +2,7 @@
 
 use mesh_failover::lease::granter::{Decision, PledgeDecision, VoterState};
 use mesh_proto::Millis;
-use mesh_proto::lease::{PledgeAnswer, PledgeReply, PledgeRequest, RenewReply, RenewRequest};
+use mesh_proto::lease::{PledgeAnswer, PledgeReply, PledgeRequest, RenewReply, RenewRequest, VoterPeer};
 
 use super::clock::{Time, ms};
 use super::mutant::Mutation;
@@ -78,8 +78,27 @@ impl World {
         RenewReply {
             voter: node(host),
             answer,
-            electorate: agent.state.electorate.clone(),
+            electorate: agent.granter.newest_electorate(agent.state.electorate.clone()),
+            peers: self.voter_peers(host),
             view: agent.state.group_view(&request.status.group, &request.status.instance, agent.applied),
+        }
+    }
+
+    fn voter_peers(&self, host: usize) -> Vec<VoterPeer> {
+        // Where voters never change, everybody is one from the beginning.
+        if !self.setup.elects {
+            return Vec::new();
+        }
+        self.agents[host].state.voter_peers()
+    }
+
+    /// The voter notes a new electorate before it says that it knows it.
+    pub(super) fn learn_electorate(&mut self, host: usize) {
+        let agent = &mut self.agents[host];
+        if self.setup.elects
+            && let Some(state) = agent.granter.learn(&agent.state.electorate)
+        {
+            self.write_voter(host, state, Then::Again);
         }
     }
 
@@ -107,7 +126,8 @@ impl World {
         request: PledgeRequest,
         answer: PledgeAnswer,
     ) {
-        let electorate = self.agents[host].state.electorate.clone();
+        let agent = &self.agents[host];
+        let electorate = agent.granter.newest_electorate(agent.state.electorate.clone());
         let reply = PledgeReply { voter: node(host), electorate, answer };
         self.say(|| format!("voter {host} answers {:?} (durable {})", reply.answer, request.durable));
         self.send(host, to, Message::PledgeReply { life, request, reply });

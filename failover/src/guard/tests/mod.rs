@@ -45,7 +45,7 @@ fn config() -> GuardConfig {
         engine: mesh_proto::spec::Engine::Postgres,
         public_key: "key".to_owned(),
         timing: policy::profile(Profile::Lan),
-        electorate: Electorate { version: 1, members: (1..=3).map(NodeId).collect() },
+        electorate: Electorate::of(1, (1..=3).map(NodeId)),
     }
 }
 fn position(at: u64) -> Position {
@@ -240,8 +240,8 @@ impl Rig {
                 RenewAnswer::NotCurrent
             }
         });
-        let electorate = Electorate { version: 1, members: (1..=3).map(NodeId).collect() };
-        RenewReply { voter, answer, electorate, view: Some(self.view.clone()) }
+        let electorate = Electorate::of(1, (1..=3).map(NodeId));
+        RenewReply { voter, answer, electorate, view: Some(self.view.clone()), peers: Vec::new() }
     }
 
     /// The task that runs ends like this.

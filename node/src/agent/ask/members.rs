@@ -1,5 +1,6 @@
-//! Members that join and leave while the mesh runs. The lease electorate does not change with them in this version.
+//! Members that join and leave while the mesh runs, and who of them votes on leases.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use mesh_consensus::Member;
@@ -69,8 +70,47 @@ impl Asked {
         let agent = member.agent.clone();
         self.commit(actor, vec![Command::MemberAdded { member }]).await?;
         Ok(Answer::Done(format!(
-            "{agent} votes in the log now; the lease electorate stays as it was formed (changing it is not supported in \
-             this version)"
+            "{agent} votes in the log now, not on leases yet: name all that shall with `mesh node voters`"
+        )))
+    }
+
+    /// Begins a change of the voters on leases, or gives one up; its end is the leader's own work.
+    pub(super) async fn change_voters(&self, actor: Actor, agents: &[AgentName]) -> Reply {
+        let state = self.driver.consensus.read(|machine| machine.state().without_audit());
+        let mut members = BTreeSet::new();
+        for agent in agents {
+            let member = state.members.get(agent).ok_or_else(|| {
+                let next = "see `mesh node list`; a new one joins with `mesh node add --voter`";
+                Refusal::new(RefusalCode::NotFound, format!("there is no agent {agent}"), next)
+            })?;
+            members.insert(member.id);
+        }
+        let electorate = &state.electorate;
+        let names = state.names(&members);
+        if members == electorate.members {
+            let way =
+                if electorate.changes() { "the change to them is under way" } else { "they vote already" };
+            return Ok(Answer::Done(format!("{names}: {way}")));
+        }
+        let replaces = electorate.version;
+        if members == electorate.leaving {
+            self.commit(actor, vec![Command::ElectorateKept { replaces }]).await?;
+            return Ok(Answer::Done(format!("given up: {names} go on voting on leases")));
+        }
+        let now = self.driver.clock.now();
+        if !electorate.changes()
+            && let Err(why) =
+                self.driver.with_heard(|coordinator| coordinator.ready_for_voters(now, &state, &members))
+        {
+            let next =
+                "look at `mesh status`: these agents must run, and the guards reach them; then repeat it";
+            return Err(Refusal::new(RefusalCode::Conflict, format!("{why}; nothing was changed"), next));
+        }
+        self.commit(actor, vec![Command::ElectorateChanging { replaces, members }]).await?;
+        Ok(Answer::Done(format!(
+            "{names} shall vote on leases: in force about {} after they and the old voters know it; `mesh status` shows \
+             when. Then put their [[mesh.voter]] into the file of every host",
+            state.electorate_wait()
         )))
     }
 

@@ -69,6 +69,7 @@ impl Asked {
             | Ask::Resume { .. }
             | Ask::Ack { .. }
             | Ask::NodeAdd { .. }
+            | Ask::NodeVoters { .. }
             | Ask::NodeRemove { .. } => self.by_leader(actor, ask).await,
         }
     }
@@ -157,6 +158,7 @@ impl Asked {
             Ask::Resume { group } => self.resume(&group).await,
             Ask::Ack { group } => self.ack(actor, &group).await,
             Ask::NodeAdd { member } => self.add_node(actor, member).await,
+            Ask::NodeVoters { agents } => self.change_voters(actor, &agents).await,
             Ask::NodeRemove { agent } => self.remove_node(actor, &agent).await,
             Ask::Form
             | Ask::Status

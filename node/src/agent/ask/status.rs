@@ -33,6 +33,7 @@ impl Asked {
                     let reachable = heard.map_or(standing.leader.map(|_| false), |age| Some(age.0 < 3_000));
                     NodeView {
                         member: member.clone(),
+                        elector: machine.state().electorate.everyone().contains(&member.id),
                         leader: standing.leader == Some(member.id.0),
                         reachable,
                         report_age: heard,

@@ -1,10 +1,13 @@
 //! `mesh status` and `mesh node list`.
 
+use std::collections::BTreeSet;
+
 use mesh_proto::command::Verdict;
 use mesh_proto::effect::{Finding, Outcome, Target};
 use mesh_proto::evidence::{GuardStatus, ProcessState, Seen, Sighting, WriteProbe};
+use mesh_proto::lease::majority;
 use mesh_proto::operator::{GroupStatus, InstanceStatus, NodeView, RouteStatus, StatusView};
-use mesh_proto::{InstanceName, Millis};
+use mesh_proto::{InstanceName, Millis, NodeId};
 
 use super::headline::{self, Level};
 use super::table::Table;
@@ -338,7 +341,7 @@ fn route_line(group: &GroupStatus, route: &RouteStatus, look: &Look) -> String {
 }
 
 fn agents(view: &StatusView, look: &Look) -> String {
-    let voters = view.electorate.members.len();
+    let voters = &view.electorate.members;
     let leader =
         view.leader.as_ref().map_or_else(|| "no leader".to_owned(), |leader| format!("{leader} leads"));
     let heading = format!(
@@ -346,10 +349,25 @@ fn agents(view: &StatusView, look: &Look) -> String {
         view.nodes.len(),
         view.term,
         view.applied,
-        view.electorate.majority(),
-        text::count(voters, "voter", "voters")
+        majority(voters),
+        text::count(voters.len(), "voter", "voters")
     );
-    format!("{heading}\n{}", node_table(&view.nodes, look))
+    let mut out = format!("{heading}\n");
+    if view.electorate.changes() {
+        let names = |set: &BTreeSet<NodeId>| {
+            let of = view.nodes.iter().filter(|node| set.contains(&node.member.id));
+            of.map(|node| node.member.agent.to_string()).collect::<Vec<_>>().join(", ")
+        };
+        let why = format!(
+            "the voters on leases change from {} to {}: until then majorities of both are needed (`mesh node voters` with \
+             the old ones gives it up)",
+            names(&view.electorate.leaving),
+            names(voters)
+        );
+        out.push_str(&look.labelled(Tone::Warn, "  ! ", &why));
+    }
+    out.push_str(&node_table(&view.nodes, look));
+    out
 }
 
 /// `mesh node list`
@@ -377,11 +395,16 @@ fn node_table(nodes: &[NodeView], look: &Look) -> String {
             (false, None, _) => (Tone::Dim, "only the leader can tell".to_owned()),
         };
         let member = &node.member;
+        let votes = match (member.voter, node.elector) {
+            (true, true) => "yes",
+            (true, false) => "in the log",
+            (false, _) => "no",
+        };
         table.row(vec![
             (Tone::Plain, member.agent.to_string()),
             (Tone::Plain, member.site.to_string()),
             (Tone::Plain, member.id.to_string()),
-            (Tone::Plain, if member.voter { "yes" } else { "no" }.to_owned()),
+            (Tone::Plain, votes.to_owned()),
             (Tone::Plain, member.address.clone()),
             state,
         ]);

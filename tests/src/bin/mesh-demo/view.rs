@@ -151,6 +151,9 @@ impl<'a> View<'a> {
             Command::MeshFormed { .. }
             | Command::MemberAdded { .. }
             | Command::MemberRemoved { .. }
+            | Command::ElectorateChanging { .. }
+            | Command::ElectorateChanged { .. }
+            | Command::ElectorateKept { .. }
             | Command::SpecApplied { .. }
             | Command::Founded { .. }
             | Command::LeaseGranted { .. }
@@ -200,6 +203,9 @@ const fn role(command: &Command) -> Option<&'static str> {
         Command::MeshFormed { .. }
         | Command::MemberAdded { .. }
         | Command::MemberRemoved { .. }
+        | Command::ElectorateChanging { .. }
+        | Command::ElectorateChanged { .. }
+        | Command::ElectorateKept { .. }
         | Command::QuorumConfirmed { .. }
         | Command::SpecApplied { .. } => None,
     }
