@@ -18,4 +18,5 @@ mod routes;
 mod services;
 mod site;
 mod support;
+mod voters;
 mod zero_loss;

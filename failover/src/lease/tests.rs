@@ -1,6 +1,6 @@
 //! One test for each rule of voter, guard and leader; the lease model (`tests/lease_model.rs`) tries them together.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use mesh_proto::codec::{Kind, decode, encode};
 use mesh_proto::lease::{

@@ -2,6 +2,7 @@
 //! stands before mesh comes ([`Cluster::raise`]), mesh on top of it ([`Cluster::form`]), and the ways to break it.
 
 mod groups;
+mod newcomer;
 mod redis;
 
 use std::path::{Path, PathBuf};

@@ -147,6 +147,30 @@ pub async fn configure(
     Ok(())
 }
 
+/// Issues the certificate and writes the configuration of an agent without a database, which joins a mesh that runs.
+///
+/// # Errors
+/// When the product's commands refuse.
+pub async fn configure_newcomer(
+    ground: &Ground,
+    mesh: &Path,
+    (newcomer, nodes): (&Node, &[Node]),
+    secrets: &Secrets,
+) -> Result<()> {
+    let dir = ground.dir().join("ca").display().to_string();
+    let memory = ground.memory()?;
+    let password = ground.file("newcomer.pgpass", &format!("*:*:*:{PROBE}:{}\n", secrets.probe))?;
+    let home = ground.folder(&newcomer.name)?;
+    let (address, out) = (newcomer.host.ip().to_string(), home.join("tls").display().to_string());
+    let issue =
+        ["ca", "issue", "--dir", &dir, "--agent", &newcomer.name, "--address", &address, "--out", &out];
+    must(newcomer.host.command(mesh, issue), SOON).await?;
+    let text = config((&home, &memory), nodes, newcomer, None, &password);
+    let text = text.replace("[agent]\n", &format!("[agent]\nid = {}\n", newcomer.id));
+    let file = ground.file(&format!("{}/mesh.toml", newcomer.name), &text)?.display().to_string();
+    must(newcomer.host.command(mesh, ["agent", "init", "--config", &file]), SOON).await.map(|_| ())
+}
+
 fn config(
     (home, memory): (&Path, &Path),
     nodes: &[Node],
