@@ -7,7 +7,7 @@ mod targets;
 use mesh_proto::Millis;
 use mesh_proto::command::MemberRecord;
 use mesh_proto::spec::{
-    CrashPolicy, Durability, Engine, GroupSpec, HaproxyTarget, PgbouncerTarget, Profile, RecordSpec,
+    CrashPolicy, Durability, Engine, GroupSpec, HaproxyTarget, Open, PgbouncerTarget, Profile, RecordSpec,
     RouteSpec, RouteTarget, Timing,
 };
 
@@ -159,6 +159,13 @@ fn check_engine(spec: &GroupSpec) -> Vec<Finding> {
             "durability",
             "Redis acknowledges a write before any replica has it: \"zero-loss\" cannot be kept",
             "use \"bounded\", and set max_lag_bytes to the loss you can accept",
+        ));
+    }
+    if spec.open == Open::DurabilityOnly && spec.durability != Durability::ZeroLoss {
+        findings.push(Finding::new(
+            "open",
+            "\"durability-only\" rests on a frozen commit quorum, which a group without zero loss does not have",
+            "use durability = \"zero-loss\", or leave out `open`",
         ));
     }
     for route in &spec.routes {

@@ -40,6 +40,7 @@ fn founded() -> MeshState {
         quorum_drop_after_seconds: 30,
         max_lag_bytes: MAX_LAG,
         automatic: true,
+        open: mesh_proto::spec::Open::AfterLease,
         crash_policy: mesh_proto::spec::CrashPolicy::Auto,
         crash_restart_seconds: 10,
         hold_down_seconds: 600,

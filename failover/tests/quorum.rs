@@ -9,10 +9,10 @@ use std::collections::BTreeSet;
 use mesh_failover::state::{Group, MeshState};
 use mesh_proto::command::{Applied, Command, Entry, MemberRecord};
 use mesh_proto::evidence::Position;
-use mesh_proto::lease::{Expiry, LeaseTerm, Proof};
+use mesh_proto::lease::{Expiry, Frozen, LeaseTerm, Proof};
 use mesh_proto::quorum::{DurabilityProof, FrozenAt, QuorumMember};
 use mesh_proto::run::{Actor, Plan, RunKind, Signal};
-use mesh_proto::spec::GroupSpec;
+use mesh_proto::spec::{GroupSpec, Open};
 use mesh_proto::{
     DataIncarnation, Epoch, Generation, GuardIncarnation, LeaseNo, Lsn, Millis, NodeId, RunId, Wall,
 };
@@ -262,4 +262,70 @@ fn a_group_that_asks_for_it_later_begins_with_nobody_waited_for() {
     log.done(log.promotion(run, "pg-b", None));
     assert_eq!(log.open(), [(3, 0), (4, 0)]);
     assert_eq!(log.group().generation, Generation(2));
+}
+
+/// The same promotion by a frozen commit quorum, with a pledge of these voters.
+fn by_freeze(command: Command, pledges: &[u64]) -> Command {
+    let Command::PromotionCommitted {
+        group,
+        run,
+        ends,
+        instance,
+        data,
+        guard,
+        freeze,
+        position,
+        proof: _,
+        durability,
+        standbys,
+    } = command
+    else {
+        panic!("no promotion")
+    };
+    let pledges = pledges.iter().map(|id| NodeId(*id)).collect();
+    let proof = Proof::Frozen(Frozen { term: ends, pledges, electorate: 1 });
+    Command::PromotionCommitted {
+        group,
+        run,
+        ends,
+        instance,
+        data,
+        guard,
+        freeze,
+        position,
+        proof,
+        durability,
+        standbys,
+    }
+}
+
+#[test]
+fn a_frozen_commit_quorum_promotes_only_where_the_group_opens_on_durability_alone() {
+    for open in [Open::AfterLease, Open::DurabilityOnly] {
+        let mut log = Log::founded();
+        let spec = GroupSpec { open, ..log.group().spec.clone() };
+        log.done(Command::SpecApplied { replaces: 1, spec });
+        log.done(change(1, 1, 1, &["pg-b", "pg-c"]));
+        log.done(confirm(2));
+        let run = log.taking_over();
+        let both = frozen(&[("pg-b", 10), ("pg-c", 9)]);
+        let promotion = log.promotion(run, "pg-b", both);
+        match open {
+            Open::AfterLease => {
+                let said = log.refused(by_freeze(promotion, &[1]));
+                assert!(said.contains("opens when the old lease is over"), "{said}");
+            }
+            Open::DurabilityOnly => {
+                let said = log.refused(by_freeze(promotion.clone(), &[]));
+                assert!(said.contains("no majority"), "{said}");
+                let accepted = Some(DurabilityProof::LossAccepted { missing: "much".to_owned() });
+                let said = log.refused(by_freeze(log.promotion(run, "pg-b", accepted), &[1]));
+                assert!(said.contains("is cut"), "{said}");
+                let half = log.promotion(run, "pg-b", frozen(&[("pg-b", 10)]));
+                log.refused(by_freeze(half, &[1]));
+                log.done(by_freeze(promotion, &[1]));
+                assert_eq!(log.group().epoch, Epoch(2));
+            }
+        }
+    }
 }

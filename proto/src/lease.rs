@@ -358,6 +358,20 @@ pub enum Proof {
     Receipt(Receipt),
     /// The quorum lease ran out.
     Expired(Expiry),
+    /// The commit quorum is frozen, as the durability proof beside it says: the old primary acknowledges no durable write any
+    /// more. Only where the group's spec says `open = "durability-only"`.
+    Frozen(Frozen),
+}
+
+/// Who pledged when the commit quorum was frozen. Nobody waited for the end of the lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Frozen {
+    /// The acquisition that is granted no more.
+    pub term: LeaseTerm,
+    /// Voters that pledged.
+    pub pledges: BTreeSet<NodeId>,
+    /// Electorate version counted by.
+    pub electorate: u64,
 }
 
 /// How the expiry was established.

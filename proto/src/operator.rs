@@ -335,6 +335,9 @@ pub struct QuorumView {
     pub waits_for: String,
     /// Why an acknowledged write could be lost, or none is acknowledged, for now.
     pub not_yet: Option<String>,
+    /// When a new primary opens.
+    #[serde(default)]
+    pub open: crate::spec::Open,
 }
 
 /// An instance as status shows it.

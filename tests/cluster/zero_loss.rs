@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use mesh_tests::lab::cluster::{Cluster, DR, EAST, WITNESS};
+use mesh_proto::lease::Proof;
+use mesh_tests::lab::cluster::{Also, Cluster, DR, EAST, WITNESS, Wanted};
 use mesh_tests::lab::haproxy::Follows;
 use mesh_tests::lab::mesh;
 use mesh_tests::lab::wait::{Look, until};
 
-use crate::support::{flowing, formed, formed_as, newest_run, turn};
+use crate::support::{flowing, formed, formed_as, newest_run, turn, wanted};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -48,6 +49,38 @@ async fn three_killed_primaries_lose_nothing_that_was_acknowledged() {
     writer.stop().await.unwrap();
     let (acked, lost) = writer.lost(&cluster.servers[DR].local_client()).await.unwrap();
     assert!(acked > 150, "{acked} acknowledged");
+    assert_eq!(lost, Vec::<i64>::new());
+}
+
+/// The host is lost: nobody waits for the end of its lease, since its commit quorum is frozen, and nothing acknowledged is
+/// missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_opens_early_promotes_on_its_frozen_quorum_and_loses_nothing() {
+    let _turn = turn().await;
+    let spec = "durability = \"zero-loss\"\nopen = \"durability-only\"\nhold_down_seconds = 0";
+    let mut cluster =
+        Cluster::raise(Wanted { also: vec![Also::Standby], ..wanted(Follows::RuntimeApi, spec) })
+            .await
+            .unwrap();
+    cluster.form().await.unwrap();
+    zero_loss(&cluster).await;
+    let said = cluster.nodes[WITNESS].ask(&cluster.mesh, &["status"]).await.unwrap().text();
+    assert!(said.contains("for durable writes only"), "{said}");
+    let mut writer = cluster.writer();
+    flowing(&writer).await;
+    let (before, fault) = (newest_run(&cluster).await, Instant::now());
+    cluster.lose(EAST).await.unwrap();
+    let run = cluster.until_run_done(before, LIMIT).await;
+    let promotion = cluster.explained(run).await.unwrap().promotion.unwrap();
+    assert!(matches!(promotion.proof, Proof::Frozen(_)), "{promotion:?}");
+    let flows = writer.outage(fault, Duration::from_secs(20), LIMIT).await;
+    cluster.explained(flows).await.unwrap();
+    cluster.boot(EAST).unwrap();
+    cluster.until_healthy(promotion.instance.as_str(), LIMIT).await.unwrap();
+    writer.stop().await.unwrap();
+    let at = cluster.primary().await.unwrap();
+    let (acked, lost) = writer.lost(&cluster.servers[at].local_client()).await.unwrap();
+    assert!(acked > 100, "{acked} acknowledged");
     assert_eq!(lost, Vec::<i64>::new());
 }
 

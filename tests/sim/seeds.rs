@@ -134,6 +134,22 @@ fn voters_that_change_keep_every_promise_in_seeds_1() {
     chunk_elects(1);
 }
 
+/// The same in a zero-loss group that opens before the old primary's lease is over.
+fn chunk_early(nth: u64) {
+    let options = Options { early: true, ..Options::default() };
+    let sum = chunk_of(nth, options);
+    assert!(sum.promotions >= CHUNK / 2, "only {} promotions in {CHUNK} seeds", sum.promotions);
+}
+
+#[test]
+fn a_group_that_opens_early_loses_nothing_acknowledged_in_seeds_0() {
+    chunk_early(0);
+}
+#[test]
+fn a_group_that_opens_early_loses_nothing_acknowledged_in_seeds_1() {
+    chunk_early(1);
+}
+
 /// The same where a crashed primary may be started again in place.
 fn chunk_restarts(nth: u64) {
     let options = Options { restarts: true, ..Options::default() };

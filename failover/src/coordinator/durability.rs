@@ -5,8 +5,10 @@
 use std::collections::BTreeSet;
 
 use mesh_proto::evidence::ProcessState;
+use mesh_proto::lease::{Frozen, Proof};
 use mesh_proto::quorum::{DurabilityProof, FrozenAt, QuorumMember};
 use mesh_proto::run::Run;
+use mesh_proto::spec::Open;
 use mesh_proto::{InstanceName, Lsn};
 
 use super::{Context, Driver};
@@ -140,6 +142,21 @@ impl Driver {
             Some(QuorumMember { instance: spec.name.clone(), data })
         });
         covers(&group.quorums, &members.collect()).is_ok()
+    }
+}
+
+impl Driver {
+    /// Where the group opens on durability alone: that the frozen standbys cut the commit quorum, as `durability` says, and
+    /// who pledged. Never in a pause, and never where a loss was accepted: then nothing says that the quorum is cut.
+    pub(super) fn frozen_quorum(&self, group: &Group, durability: Option<&DurabilityProof>) -> Option<Proof> {
+        let cut = matches!(durability, Some(DurabilityProof::CoveringFreeze(_)));
+        let (term, collector) = self.pledges.as_ref()?;
+        if group.spec.open != Open::DurabilityOnly || !cut || group.pause.is_some() {
+            return None;
+        }
+        let electorate = collector.electorate().version;
+        (collector.pledged() && !collector.deposed())
+            .then(|| Proof::Frozen(Frozen { term: *term, pledges: collector.pledgers(), electorate }))
     }
 }
 

@@ -192,7 +192,8 @@ impl Driver {
         let proof = if context.mutants.has(Mutant::PromoteWithoutWaiting) {
             Some(forged(state, run))
         } else {
-            self.proof(context, group, run)
+            let frozen = || self.frozen_quorum(group, durability.as_ref());
+            self.proof(context, group, run).or_else(frozen)
         };
         match proof {
             Some(proof) => {

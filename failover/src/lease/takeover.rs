@@ -188,6 +188,12 @@ impl Collector {
         })
     }
 
+    /// Who pledged durably.
+    #[must_use]
+    pub fn pledgers(&self) -> BTreeSet<NodeId> {
+        self.pledges.keys().copied().collect()
+    }
+
     /// Each durable pledge, with how long until that voter's grants are over, and fenced, by the leader's clock.
     #[must_use]
     pub fn pledges(&self, now: Moment) -> Vec<(NodeId, Millis)> {

@@ -3,11 +3,13 @@
 use std::collections::BTreeSet;
 
 use mesh_proto::command::{Refused, ResumeProof};
-use mesh_proto::lease::{LeaseKey, LeaseRecord, LeaseTerm, Proof, StatusRef};
-use mesh_proto::{DataIncarnation, Epoch, GuardIncarnation, InstanceName, LeaseNo, Millis};
+use mesh_proto::lease::{Electorate, LeaseKey, LeaseRecord, LeaseTerm, Proof, StatusRef};
+use mesh_proto::spec::Open;
+use mesh_proto::{DataIncarnation, Epoch, GuardIncarnation, InstanceName, LeaseNo, Millis, NodeId};
 
 use super::apply::{Stamp, compare, conflict, unknown};
 use super::{Group, Pause, Primary};
+use crate::quorum::asked;
 
 impl Group {
     /// PROTOCOL, Birth: a compare-and-set on "no epoch yet".
@@ -55,7 +57,7 @@ impl Group {
         data: &DataIncarnation,
         guard: &GuardIncarnation,
         proof: Option<&Proof>,
-        electorate: &mesh_proto::lease::Electorate,
+        electorate: &Electorate,
     ) -> Result<(), Refused> {
         let Some(primary) = &self.primary else {
             return Err(Refused::Forbidden("the group has no primary; use `mesh adopt`".to_owned()));
@@ -75,7 +77,15 @@ impl Group {
                          that needs a receipt or the end of the old lease"
                     )));
                 }
-                Some(proof) => self.check_proof(instance, replaces, proof, electorate)?,
+                Some(Proof::Frozen(_)) => {
+                    return Err(Refused::Forbidden(
+                        "a frozen commit quorum ends no lease; that needs a receipt or the end of it"
+                            .to_owned(),
+                    ));
+                }
+                Some(proof @ (Proof::Receipt(_) | Proof::Expired(_))) => {
+                    self.check_proof(instance, replaces, proof, electorate)?;
+                }
             }
         }
         self.set_lease(stamp, instance, data, guard);
@@ -90,10 +100,21 @@ impl Group {
         instance: &InstanceName,
         ends: LeaseTerm,
         proof: &Proof,
-        electorate: &mesh_proto::lease::Electorate,
+        electorate: &Electorate,
     ) -> Result<(), Refused> {
         let key = LeaseKey { group: self.spec.group.clone(), instance: instance.clone() };
         match proof {
+            Proof::Frozen(frozen) => {
+                let opens = self.spec.open == Open::DurabilityOnly && asked(self);
+                if !opens || self.pause.is_some() {
+                    return Err(Refused::Forbidden(
+                        "a frozen commit quorum is no proof here: the group opens when the old lease is over"
+                            .to_owned(),
+                    ));
+                }
+                compare("the lease that is granted no more", &ends, &frozen.term)?;
+                check_pledges(electorate, frozen.electorate, frozen.pledges.iter().copied())
+            }
             Proof::Receipt(receipt) => {
                 if receipt.key != key {
                     return Err(conflict("the receipt's instance", &key, &receipt.key));
@@ -112,15 +133,7 @@ impl Group {
                     ));
                 }
                 compare("the lease that ran out", &ends, &expiry.term)?;
-                compare("the electorate", &electorate.version, &expiry.electorate)?;
-                let voters: BTreeSet<_> = expiry.pledges.iter().map(|(voter, _)| *voter).collect();
-                if !electorate.agreed(|voter| voters.contains(&voter)) {
-                    return Err(Refused::Forbidden(format!(
-                        "{} pledges are no majority of {} voters",
-                        voters.len(),
-                        electorate.everyone().len()
-                    )));
-                }
+                check_pledges(electorate, expiry.electorate, expiry.pledges.iter().map(|(voter, _)| *voter))?;
                 let longest =
                     expiry.pledges.iter().map(|(_, remainder)| *remainder).max().unwrap_or(Millis::ZERO);
                 if expiry.waited < longest.plus(self.largest_fence) {
@@ -195,4 +208,19 @@ impl Group {
         self.pause = None;
         Ok(())
     }
+}
+
+/// Whether a majority of the electorate that is in force pledged.
+fn check_pledges(
+    electorate: &Electorate,
+    counted_by: u64,
+    pledges: impl Iterator<Item = NodeId>,
+) -> Result<(), Refused> {
+    compare("the electorate", &electorate.version, &counted_by)?;
+    let voters: BTreeSet<_> = pledges.collect();
+    if electorate.agreed(|voter| voters.contains(&voter)) {
+        return Ok(());
+    }
+    let (count, of) = (voters.len(), electorate.everyone().len());
+    Err(Refused::Forbidden(format!("{count} pledges are no majority of {of} voters")))
 }

@@ -120,10 +120,14 @@ impl Group {
             }
             Some(DurabilityProof::ShutdownConfirmed { at }) => match proof {
                 Proof::Receipt(receipt) if receipt.shutdown_at == Some(*at) => Ok(()),
-                Proof::Receipt(_) | Proof::Expired(_) => {
+                Proof::Receipt(_) | Proof::Expired(_) | Proof::Frozen(_) => {
                     forbidden("the old primary's receipt names no such shutdown checkpoint".to_owned())
                 }
             },
+            Some(DurabilityProof::LossAccepted { .. }) if matches!(proof, Proof::Frozen(_)) => forbidden(
+                "with a loss accepted nothing says that the old primary's commit quorum is cut: that needs the end of its lease"
+                    .to_owned(),
+            ),
             Some(DurabilityProof::LossAccepted { .. }) if accept_loss => Ok(()),
             Some(DurabilityProof::LossAccepted { .. }) => {
                 forbidden("nobody accepted the loss of acknowledged writes".to_owned())

@@ -33,6 +33,9 @@ pub struct GroupSpec {
     /// What a failover may lose.
     #[serde(default)]
     pub durability: Durability,
+    /// When what is promoted opens, in a zero-loss group.
+    #[serde(default, skip_serializing_if = "Open::is_after_lease")]
+    pub open: Open,
     /// How many standbys must have flushed a commit before it is acknowledged, in a zero-loss group.
     #[serde(default = "default_quorum_size", skip_serializing_if = "is_default_quorum_size")]
     pub quorum_size: u32,
@@ -183,6 +186,27 @@ pub enum Durability {
     Bounded,
     /// No acknowledged write is ever lost: commits wait for `quorum_size` standbys.
     ZeroLoss,
+}
+
+/// When a new primary opens whose predecessor gave no receipt.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Open {
+    /// When the old primary's lease is over: nobody answers in its place from then on, in any way.
+    #[default]
+    AfterLease,
+    /// As soon as the frozen standbys cut the old primary's commit quorum: it can acknowledge no durable write any more, but
+    /// until its lease is over it may answer readers, and sessions that asked for less durability.
+    DurabilityOnly,
+}
+
+impl Open {
+    /// Whether it is the default, and so left out of what is stored.
+    #[must_use]
+    #[allow(clippy::trivially_copy_pass_by_ref)] // serde asks with a reference
+    pub const fn is_after_lease(&self) -> bool {
+        matches!(self, Self::AfterLease)
+    }
 }
 
 /// What is done about a PostgreSQL primary that crashed (DESIGN §6). A host that is lost, cut off or hung is no crash.

@@ -10,7 +10,7 @@ use mesh_tests::sim::setup::Shape;
 use mesh_tests::sim::steps::Place;
 use mesh_tests::sim::{Options, run};
 
-const USAGE: &str = "mesh-sim --seed N [--errands] [--zero-loss] [--restarts] [--strangers] [--elects] [--trace] [--mutant NAME] | --seeds A..B [--errands] [--zero-loss] [--restarts] [--strangers] [--elects] [--mutant NAME] \
+const USAGE: &str = "mesh-sim --seed N [--errands] [--zero-loss] [--restarts] [--strangers] [--elects] [--early] [--trace] [--mutant NAME] | --seeds A..B [--errands] [--zero-loss] [--restarts] [--strangers] [--elects] [--early] [--mutant NAME] \
     [--keep-going] | --seed N --scenario crash|crash-scan|host-lost|switchover|services [--leader N] [--fault EFFECT/PLACE] [--trace]";
 
 fn main() -> ExitCode {
@@ -39,6 +39,10 @@ fn main() -> ExitCode {
             }
             "--strangers" => {
                 options.strangers = true;
+                Some(())
+            }
+            "--early" => {
+                options.early = true;
                 Some(())
             }
             "--elects" => {

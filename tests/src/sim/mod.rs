@@ -30,7 +30,7 @@ pub mod trace;
 mod voter;
 pub mod world;
 
-use mesh_proto::spec::{CrashPolicy, Profile};
+use mesh_proto::spec::{CrashPolicy, Open, Profile};
 
 use clock::ms;
 use mutant::Mutation;
@@ -55,6 +55,8 @@ pub struct Options {
     pub strangers: bool,
     /// Who votes on leases changes.
     pub elects: bool,
+    /// A zero-loss group opens on durability alone.
+    pub early: bool,
 }
 
 /// What happened in a run in which every promise was kept.
@@ -95,13 +97,15 @@ pub struct Failure {
     pub strangers: bool,
     /// With voters that change.
     pub elects: bool,
+    /// In a zero-loss group that opens on durability alone.
+    pub early: bool,
 }
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "seed {} after {} ms: {}\n  replay: cargo run -p mesh-tests --bin mesh-sim -- --seed {}{}{}{}{}{} --trace",
+            "seed {} after {} ms: {}\n  replay: cargo run -p mesh-tests --bin mesh-sim -- --seed {}{}{}{}{}{}{} --trace",
             self.seed,
             self.at_ms,
             self.why,
@@ -110,7 +114,8 @@ impl std::fmt::Display for Failure {
             if self.zero_loss { " --zero-loss" } else { "" },
             if self.restarts { " --restarts" } else { "" },
             if self.strangers { " --strangers" } else { "" },
-            if self.elects { " --elects" } else { "" }
+            if self.elects { " --elects" } else { "" },
+            if self.early { " --early" } else { "" }
         )
     }
 }
@@ -130,8 +135,11 @@ pub fn run(seed: u64, options: Options) -> Result<Summary, Failure> {
     if options.errands {
         setup = setup.with_errands(&mut rng);
     }
-    if options.zero_loss {
+    if options.zero_loss || options.early {
         setup = setup.with_zero_loss(&mut rng);
+    }
+    if options.early {
+        setup.spec.open = Open::DurabilityOnly;
     }
     if options.restarts {
         let last = rng.chance(200);
@@ -173,11 +181,12 @@ impl World {
         match &self.failure {
             Some(why) => {
                 let errands = !self.setup.spec.services.is_empty();
-                let zero_loss = self.setup.zero_loss();
+                let early = self.setup.opens_early();
+                let zero_loss = self.setup.zero_loss() && !early;
                 let restarts = self.setup.spec.crash_policy != CrashPolicy::FailoverFirst;
                 let (why, at_ms, strangers) = (why.clone(), self.now / 1_000, self.strangers);
                 let elects = self.setup.elects;
-                Err(Failure { seed, why, at_ms, errands, zero_loss, restarts, strangers, elects })
+                Err(Failure { seed, why, at_ms, errands, zero_loss, restarts, strangers, elects, early })
             }
             None => Ok(Summary {
                 promotions: self.checks.failovers,

@@ -3,7 +3,7 @@
 //! what was acknowledged is in whatever is promoted, unless a person accepted its loss.
 
 use mesh_proto::quorum::{DurabilityProof, QuorumConfig, QuorumMember, QuorumStage, QuorumStanding};
-use mesh_proto::spec::Durability;
+use mesh_proto::spec::{Durability, Open};
 use mesh_proto::{DataIncarnation, Epoch};
 
 use super::clock::ms;
@@ -53,6 +53,12 @@ impl Setup {
             self.spec.quorum_size = 2;
         }
         self
+    }
+
+    /// Whether what is promoted opens on durability alone, before the old primary's lease is over.
+    #[must_use]
+    pub fn opens_early(&self) -> bool {
+        self.spec.open == Open::DurabilityOnly
     }
 
     /// Whether the group is one.
@@ -160,6 +166,13 @@ impl World {
             let (gone, stay): (Vec<_>, Vec<_>) =
                 sync.waiting.iter().copied().partition(|write| free(self, write.at));
             if self.servers[primary].clients {
+                let epoch = self.group().epoch;
+                let leads = self.group().primary.as_ref().map(|p| p.instance.clone());
+                if !gone.is_empty() && leads != Some(self.setup.instances[primary].0.clone()) {
+                    self.fail(format!(
+                        "promise 1: server {primary} acknowledges writes, but the primary of epoch {epoch} is {leads:?}"
+                    ));
+                }
                 self.oracle.writes.extend(gone);
             }
             self.servers[primary].sync.waiting = stay;

@@ -106,6 +106,7 @@ impl Setup {
             quorum_drop_after_seconds: 30,
             max_lag_bytes: MAX_LAG_BYTES,
             automatic: true,
+            open: mesh_proto::spec::Open::AfterLease,
             crash_policy: CrashPolicy::FailoverFirst,
             crash_restart_seconds: 3,
             hold_down_seconds,

@@ -83,6 +83,7 @@ impl Asked {
             quorum: quorum::asked(group).then(|| QuorumView {
                 waits_for: group.quorum().map_or("nobody".to_owned(), ToString::to_string),
                 not_yet: group.not_yet_zero_loss(),
+                open: group.spec.open,
             }),
             blocked: group
                 .verdict

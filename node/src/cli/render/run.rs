@@ -203,6 +203,11 @@ fn proof(proof: &Proof) -> String {
             };
             format!("{}'s guard gave a receipt that it {level}", receipt.key.instance)
         }
+        Proof::Frozen(frozen) => format!(
+            "its commit quorum is frozen ({} pledged): it can acknowledge no durable write; until its lease is over it may \
+             answer readers, as `open = \"durability-only\"` allows",
+            text::count(frozen.pledges.len(), "voter", "voters")
+        ),
         Proof::Expired(expiry) => format!(
             "the old lease ran out ({} pledged, {} waited)",
             text::count(expiry.pledges.len(), "voter", "voters"),

@@ -7,6 +7,7 @@ use mesh_proto::effect::{Finding, Outcome, Target};
 use mesh_proto::evidence::{GuardStatus, ProcessState, Seen, Sighting, WriteProbe};
 use mesh_proto::lease::majority;
 use mesh_proto::operator::{GroupStatus, InstanceStatus, NodeView, RouteStatus, StatusView};
+use mesh_proto::spec::Open;
 use mesh_proto::{InstanceName, Millis, NodeId};
 
 use super::headline::{self, Level};
@@ -87,6 +88,11 @@ fn of_group(group: &GroupStatus, detail: Detail, look: &Look) -> String {
         out.push_str(&look.labelled(Tone::Plain, "  quorum   ", &waits));
         if let Some(why) = &quorum.not_yet {
             out.push_str(&look.labelled(Tone::Warn, "  quorum   ", &format!("not yet zero-loss: {why}")));
+        }
+        if quorum.open == Open::DurabilityOnly {
+            let named = "\"one writer\" holds for durable writes only (open = \"durability-only\"): after a failover the old \
+                         primary may answer readers until its lease is over";
+            out.push_str(&look.labelled(Tone::Dim, "  opens    ", named));
         }
     }
     if let Some(why) = group.blocked.as_ref().or(group.verdict.blocked.as_ref()).filter(|_| !said) {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use mesh_proto::run::Run;
-use mesh_tests::lab::cluster::{Cluster, DR, EAST, WITNESS, Wanted};
+use mesh_tests::lab::cluster::{Also, Cluster, DR, EAST, WITNESS, Wanted};
 use mesh_tests::lab::direct::Direct;
 use mesh_tests::lab::haproxy::Follows;
 use mesh_tests::lab::host::Terrain;
@@ -61,7 +61,8 @@ pub async fn mesh(fault: Fault, spec: &str) -> Result<Measured> {
         terrain: Terrain::Namespaces,
         follows: Follows::RuntimeApi,
         spec: spec.to_owned(),
-        also: Vec::new(),
+        // With its only standby lost or promoted, a zero-loss group acknowledges nothing: it takes a second one.
+        also: if spec.contains("zero-loss") { vec![Also::Standby] } else { Vec::new() },
     };
     let mut cluster = Cluster::raise(wanted).await?;
     cluster.form().await?;
