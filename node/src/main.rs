@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser as _};
-use mesh_node::cli::{Cli, Command, exit, local, operate, output::Output};
+use mesh_node::cli::{Cli, Command, doctor, exit, local, operate, output::Output};
 use mesh_node::programs;
 
 fn main() -> ExitCode {
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Command::Agent(args) => programs::agent(&common, &args),
         Command::Guard(args) => programs::guard(&Output::of_process(common.json), &args),
         Command::Leash(args) => programs::leash(&args),
+        Command::Doctor(args) => doctor::run(&common, &args),
         Command::Ca(command) => local::authority(&common, &command),
         Command::Papers(args) => programs::papers(&Output::of_process(common.json), &args),
         Command::ExitCodes => exit::explain(),

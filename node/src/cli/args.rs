@@ -63,6 +63,8 @@ pub enum Command {
     /// Started by the guard around a server process.
     #[command(hide = true)]
     Leash(LeashArgs),
+    /// What of this host would make a failover fail, or a promise weaker; needs no mesh, changes nothing
+    Doctor(super::doctor::DoctorArgs),
     /// Make the keys that agents and guards know each other by
     #[command(subcommand)]
     Ca(CaCommand),

@@ -15,7 +15,8 @@ What the exit codes mean. They are stable: scripts may decide by them.
   3  refused as unsafe: the text says what it would cost, and what overrides it; nothing changed
   4  conflict: another run, a pause, or a newer version is in the way; nothing changed
   5  no quorum, or the agent on this host cannot be reached; nothing changed
-  6  the run ended stuck or aborted, or a verification failed; of `mesh audit live`: a place lags or contradicts the log
+  6  the run ended stuck or aborted, or a verification failed; of `mesh audit live`: a place lags or contradicts the log;
+     of `mesh doctor`: something is in the way of a failover
   7  not found: no group, instance, run or member of this name; nothing changed
   8  the outcome is unknown: look with `mesh status` and `mesh run` before repeating anything; of `mesh audit live`:
      nothing that was seen is wrong, and not every place could be seen

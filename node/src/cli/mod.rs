@@ -9,6 +9,7 @@ pub mod args;
 pub mod audit;
 pub mod caller;
 pub mod client;
+pub mod doctor;
 pub mod everything;
 pub mod exit;
 pub mod follow;

@@ -28,7 +28,7 @@ pub(super) fn open(config: &NodeConfig, section: Guarded<'_>) -> Result<Engine, 
     })
 }
 
-fn redis(section: &RedisSection) -> Result<redis::Instance, redis::OpenError> {
+pub(crate) fn redis(section: &RedisSection) -> Result<redis::Instance, redis::OpenError> {
     let beside = section.data_dir.with_extension("diverged");
     // Without a password nobody is named: the server trusts whoever reaches it.
     let named = |user: &str, file: &Option<std::path::PathBuf>| {
@@ -56,7 +56,10 @@ fn redis(section: &RedisSection) -> Result<redis::Instance, redis::OpenError> {
     })
 }
 
-fn postgres(config: &NodeConfig, section: &InstanceSection) -> Result<Instance, postgres::OpenError> {
+pub(crate) fn postgres(
+    config: &NodeConfig,
+    section: &InstanceSection,
+) -> Result<Instance, postgres::OpenError> {
     let beside = section.data_dir.with_extension("diverged");
     Instance::open(Settings {
         name: section.name.to_string(),

@@ -267,8 +267,9 @@ async fn roles(
     ];
     for (check, bad, severity, advice) in checks {
         if bad {
-            let found = format!("{} / {}", settings.probe.user, settings.replication.user);
-            findings.push(Finding { check, severity, found, advice });
+            let probe = check.starts_with("probe");
+            let user = if probe { &settings.probe.user } else { &settings.replication.user };
+            findings.push(Finding { check, severity, found: format!("role {user}"), advice });
         }
     }
     Ok(())

@@ -9,6 +9,7 @@ mod conninfo;
 mod control_data;
 mod crash_scan;
 mod doctor;
+mod doctor_data;
 pub(crate) mod durable;
 mod fence;
 mod gate;
@@ -41,6 +42,7 @@ pub use control_data::{
 };
 pub use crash_scan::{CrashScan, CrashScanError, crash_scan};
 pub use doctor::{Finding, Severity, doctor};
+pub use doctor_data::doctor_of_data;
 pub use durable::DurableError;
 pub use fence::{
     FenceAction, FenceError, FenceMode, FencePlan, FenceStep, NoAck, Quiet, QuietError, fence, quiet,

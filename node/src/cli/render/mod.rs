@@ -12,7 +12,7 @@ pub use live::{live, live_exit};
 pub use run::{Progress, plan, run, run_heading, run_summary};
 pub use status::{Detail, nodes, status};
 pub use story::{ExportReport, audit, audit_report, export_report, verified, why};
-pub use text::Look;
+pub use text::{Look, Tone};
 
 #[cfg(test)]
 pub mod samples;
