@@ -12,7 +12,9 @@ use mesh_tests::sim::steps::Place;
 /// The seeds in which a scenario is played.
 fn seeds(scenario: Scenario, leader: usize) -> Vec<u64> {
     match scenario {
-        Scenario::Crash | Scenario::HostLost | Scenario::Switchover => vec![100 + leader as u64],
+        Scenario::Crash | Scenario::HostLost | Scenario::EarlyHostLost | Scenario::Switchover => {
+            vec![100 + leader as u64]
+        }
         // In the first the standby lacks a write, so that the primary is started again; in the other it lacks none.
         Scenario::CrashScan => vec![100 + leader as u64, [106, 108, 106][leader]],
         // Seeds in which the plain run ends with a change of primary, so that there is something to break.
@@ -55,7 +57,9 @@ fn every_place_of(scenario: Scenario, leader: usize, seed: u64) -> Option<Phase>
 fn effects(scenario: Scenario) -> BTreeSet<EffectKind> {
     use EffectKind::{Checkpoint, Confirm, Errand, Follow, Freeze, HandOver, Promote, Prove, Route, Scan};
     match scenario {
-        Scenario::Crash | Scenario::HostLost => BTreeSet::from([Freeze, Promote, Route, Prove, Follow]),
+        Scenario::Crash | Scenario::HostLost | Scenario::EarlyHostLost => {
+            BTreeSet::from([Freeze, Promote, Route, Prove, Follow])
+        }
         Scenario::CrashScan => BTreeSet::from([Freeze, Scan]),
         Scenario::Switchover => {
             BTreeSet::from([Checkpoint, HandOver, Confirm, Promote, Route, Prove, Follow])
@@ -70,7 +74,7 @@ fn effects(scenario: Scenario) -> BTreeSet<EffectKind> {
 /// when it is done. That all is well (the lease held, standbys following, the route right) is what `play` waits for.
 fn as_it_must_end(scenario: Scenario, ending: &Ending, what: &str) {
     let automatic = match scenario {
-        Scenario::Crash | Scenario::CrashScan | Scenario::HostLost => true,
+        Scenario::Crash | Scenario::CrashScan | Scenario::HostLost | Scenario::EarlyHostLost => true,
         Scenario::Switchover | Scenario::Services => false,
     };
     match ending.phase {
@@ -162,4 +166,17 @@ fn services_that_move_led_from_the_standbys_site_are_moved_whatever_breaks() {
 #[test]
 fn services_that_move_led_from_the_witness_are_moved_whatever_breaks() {
     every_place(Scenario::Services, 2);
+}
+
+/// A zero-loss group's commits wait for the other standby: it follows the new primary at once, whatever was repaired under
+/// the old one, and whoever leads.
+#[test]
+fn the_other_standby_follows_at_once_also_under_a_new_leader() {
+    for leader in 0..3 {
+        let scenario = Scenario::EarlyHostLost;
+        let ending =
+            play(100 + leader as u64, Shape::ThreeAndStandby, scenario, leader, None, false).unwrap();
+        assert_eq!(ending.promotions, 1, "{ending:?}");
+        assert!(ending.written_ms.is_some_and(|written| written < 2_500), "led by {leader}: {ending:?}");
+    }
 }

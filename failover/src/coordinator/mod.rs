@@ -29,7 +29,7 @@ use mesh_proto::effect::{Order, Outcome, StepRef};
 use mesh_proto::evidence::{GuardStatus, Report};
 use mesh_proto::lease::{LeaseTerm, PledgeReply, PledgeRequest};
 use mesh_proto::run::{Actor, Phase};
-use mesh_proto::{AgentName, GroupName, InstanceName, Millis, NodeId, RunId};
+use mesh_proto::{AgentName, Epoch, GroupName, InstanceName, Millis, NodeId, RunId};
 
 use crate::Moment;
 use crate::lease::takeover::Collector;
@@ -149,6 +149,8 @@ struct Driver {
     not_before: BTreeMap<StepRef, Moment>,
     /// Repairs not to be tried again before this moment, with how often they failed.
     backoff: BTreeMap<String, Backoff>,
+    /// The epoch in which they failed.
+    backoff_in: Epoch,
     /// Services and hooks under way.
     errands: BTreeMap<StepRef, errands::Begun>,
     /// The newest commit quorum, and since when this leader waits for its marker.

@@ -14,7 +14,7 @@ use super::quorum::named;
 use super::{Backoff, Context, Driver};
 use crate::plan::holds;
 use crate::quorum;
-use crate::state::Group;
+use crate::state::{Group, Repair};
 use crate::verdict::observations::route_sight;
 
 /// First pause after a failed repair; it doubles up to [`BACKOFF_MAX`].
@@ -129,7 +129,13 @@ impl Driver {
 
     /// A repair that ended, well or not, and yet is wanted again, is tried less and less often.
     fn note_ended(&mut self, context: &Context<'_>, group: &Group) {
-        for repair in group.repairs.iter().filter(|repair| repair.outcome.is_some()) {
+        // What was repaired under an older primary says nothing of this one, whenever this leader met it.
+        if self.backoff_in != group.epoch {
+            self.backoff.clear();
+            self.backoff_in = group.epoch;
+        }
+        let ended = |repair: &&Repair| repair.outcome.is_some() && repair.epoch == group.epoch;
+        for repair in group.repairs.iter().filter(ended) {
             let key = target_key(&repair.effect);
             let known = self.backoff.get(&key).copied();
             if known.is_some_and(|known| known.repair == repair.id) {

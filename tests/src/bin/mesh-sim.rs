@@ -84,7 +84,8 @@ fn main() -> ExitCode {
     if let Some(scenario) = scenario {
         let seed = seeds.start;
         let leader = leader.unwrap_or(seed as usize % 3);
-        let ending = play(seed, Shape::Three, scenario, leader, fault, options.trace);
+        let shape = if scenario == Scenario::EarlyHostLost { Shape::ThreeAndStandby } else { Shape::Three };
+        let ending = play(seed, shape, scenario, leader, fault, options.trace);
         println!("{ending:?}");
         return if ending.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use mesh_proto::effect::EffectKind;
 use mesh_proto::run::{Phase, RunKind, StuckCause};
-use mesh_proto::spec::{CrashPolicy, Profile};
+use mesh_proto::spec::{CrashPolicy, Durability, Open, Profile};
 
 use super::clock::ms;
 use super::rng::Rng;
@@ -21,6 +21,8 @@ pub enum Scenario {
     CrashScan,
     /// The primary's host dies, for good.
     HostLost,
+    /// The same in a zero-loss group that opens early, in which commits wait for the other standby.
+    EarlyHostLost,
     /// An operator asks for a planned switchover.
     Switchover,
     /// The same with services and hooks that move along.
@@ -29,8 +31,8 @@ pub enum Scenario {
 
 impl Scenario {
     /// Every scenario.
-    pub const ALL: [Self; 5] =
-        [Self::Crash, Self::CrashScan, Self::HostLost, Self::Switchover, Self::Services];
+    pub const ALL: [Self; 6] =
+        [Self::Crash, Self::CrashScan, Self::HostLost, Self::EarlyHostLost, Self::Switchover, Self::Services];
 
     /// Its name on the command line.
     #[must_use]
@@ -39,6 +41,7 @@ impl Scenario {
             Self::Crash => "crash",
             Self::CrashScan => "crash-scan",
             Self::HostLost => "host-lost",
+            Self::EarlyHostLost => "early-host-lost",
             Self::Switchover => "switchover",
             Self::Services => "services",
         }
@@ -56,6 +59,8 @@ pub struct Ending {
     pub fired: bool,
     /// Milliseconds from the event to the run's end.
     pub took_ms: u64,
+    /// Milliseconds from the event to the first write that another instance than the first primary acknowledged.
+    pub written_ms: Option<u64>,
     /// Which instance is the primary.
     pub primary: Option<usize>,
     /// The group is held down.
@@ -85,16 +90,27 @@ pub fn play(
     if scenario == Scenario::CrashScan {
         setup.spec.crash_policy = CrashPolicy::Auto;
     }
+    if scenario == Scenario::EarlyHostLost {
+        setup.spec.durability = Durability::ZeroLoss;
+        setup.spec.open = Open::DurabilityOnly;
+    }
     let mut world = World::new(setup, seed, None, trace);
     world.raft.prefer = Some(leader);
     // Writes and the stream go by fixed periods: by the seed, the standby has received the last write or has not.
     let phase = if scenario == Scenario::CrashScan { ms(seed % 20) } else { 0 };
-    world.run_until(ms(2_500) + phase);
+    if scenario == Scenario::EarlyHostLost {
+        // The other standby was repaired once, under this primary: whoever leads next finds that in the log.
+        world.run_until(ms(1_500));
+        world.kill_postmaster(2);
+        world.run_until(ms(7_500));
+    }
+    let formed = world.now.max(ms(2_500));
+    world.run_until(formed + phase);
     if let Some((kind, place)) = fault {
         // With a host lost, the leader's is the second of three: away for longer than a lease, nobody could renew.
         let away = match scenario {
             Scenario::Crash | Scenario::CrashScan | Scenario::Switchover | Scenario::Services => 4_000,
-            Scenario::HostLost => 1_000,
+            Scenario::HostLost | Scenario::EarlyHostLost => 1_000,
         };
         world.injection = Injection::new(kind, place, away);
     }
@@ -104,15 +120,18 @@ pub fn play(
     let began = world.now;
     match scenario {
         Scenario::Crash | Scenario::CrashScan => world.kill_postmaster(0),
-        Scenario::HostLost => world.crash_host(0, ms(20_000)),
+        Scenario::HostLost | Scenario::EarlyHostLost => world.crash_host(0, ms(20_000)),
         Scenario::Switchover | Scenario::Services => world.ask(RunKind::Switchover, None, false),
     }
-    let mut ended = None;
+    let (mut ended, mut written) = (None, None);
     for _ in 0..240 {
         let next = world.now + ms(50);
         world.run_until(next);
         if ended.is_none() && world.group().run.as_ref().is_some_and(|run| run.phase.is_final()) {
             ended = Some(world.now);
+        }
+        if written.is_none() && world.oracle.writes.iter().any(|write| write.instance != 0) {
+            written = Some((world.now - began) / 1_000);
         }
     }
     if world.failure.is_none() {
@@ -127,6 +146,7 @@ pub fn play(
         stuck: group.run.as_ref().and_then(|run| run.stuck.as_ref().map(|(cause, _)| *cause)),
         fired: world.injection.fired,
         took_ms: ended.map_or(0, |at| (at - began) / 1_000),
+        written_ms: written,
         primary: group.primary.as_ref().and_then(|p| world.setup.instance(&p.instance)),
         held_down: group.hold_down.is_some(),
         promotions: world.checks.failovers,
