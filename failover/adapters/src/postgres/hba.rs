@@ -62,15 +62,14 @@ pub enum HbaError {
 /// When a file cannot be read or written in time.
 pub async fn write_hba(instance: &Instance, clients: Clients, deadline: Instant) -> Result<(), HbaError> {
     let operator = match clients {
-        Clients::ShutOut => String::new(),
+        Clients::ShutOut => Vec::new(),
         Clients::LetIn => {
             let path = instance.operator_hba();
             let bytes = durable::read(&path, deadline).await?;
-            let bytes = bytes.ok_or_else(|| HbaError::OperatorFile { path: path.display().to_string() })?;
-            String::from_utf8_lossy(&bytes).into_owned()
+            bytes.ok_or_else(|| HbaError::OperatorFile { path: path.display().to_string() })?
         }
     };
-    let content = rendered(instance, clients, &operator).into_bytes();
+    let content = rendered(instance, clients, &operator);
     Ok(durable::replace(&instance.gate_hba(), content, instance.settings().run_as, deadline).await?)
 }
 
@@ -138,7 +137,8 @@ async fn reload_and_wait(instance: &Instance, session: &Session, deadline: Insta
     }
 }
 
-fn rendered(instance: &Instance, clients: Clients, operator: &str) -> String {
+/// The operator's lines stay as they are, which need not be UTF-8.
+fn rendered(instance: &Instance, clients: Clients, operator: &[u8]) -> Vec<u8> {
     let settings = instance.settings();
     let own =
         if settings.mesh_hba.is_empty() { default_mesh_hba(settings) } else { settings.mesh_hba.clone() };
@@ -146,5 +146,5 @@ fn rendered(instance: &Instance, clients: Clients, operator: &str) -> String {
         Clients::ShutOut => "# Written by mesh: clients are shut out until this instance may serve them.\n",
         Clients::LetIn => "# Written by mesh: its own lines, then those of the operator's pg_hba.conf.\n",
     };
-    format!("{heading}{}\n{operator}", own.join("\n"))
+    [format!("{heading}{}\n", own.join("\n")).as_bytes(), operator].concat()
 }
