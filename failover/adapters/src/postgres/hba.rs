@@ -137,14 +137,33 @@ async fn reload_and_wait(instance: &Instance, session: &Session, deadline: Insta
     }
 }
 
-/// The operator's lines stay as they are, which need not be UTF-8.
 fn rendered(instance: &Instance, clients: Clients, operator: &[u8]) -> Vec<u8> {
     let settings = instance.settings();
-    let own =
-        if settings.mesh_hba.is_empty() { default_mesh_hba(settings) } else { settings.mesh_hba.clone() };
+    if settings.mesh_hba.is_empty() {
+        joined(clients, &default_mesh_hba(settings), operator)
+    } else {
+        joined(clients, &settings.mesh_hba, operator)
+    }
+}
+
+/// The operator's lines stay as they are, which need not be UTF-8.
+fn joined(clients: Clients, own: &[String], operator: &[u8]) -> Vec<u8> {
     let heading = match clients {
         Clients::ShutOut => "# Written by mesh: clients are shut out until this instance may serve them.\n",
         Clients::LetIn => "# Written by mesh: its own lines, then those of the operator's pg_hba.conf.\n",
     };
     [format!("{heading}{}\n", own.join("\n")).as_bytes(), operator].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lines_of_the_operator_are_kept_to_the_byte() {
+        let (own, theirs) = (["local all mesh peer".to_owned()], b"host all caf\xe9 samenet scram-sha-256\n");
+        let written = joined(Clients::LetIn, &own, theirs);
+        assert!(written.ends_with(theirs) && written.starts_with(b"# Written by mesh"));
+        assert!(String::from_utf8_lossy(&written).contains("\nlocal all mesh peer\nhost"));
+    }
 }
