@@ -104,8 +104,9 @@ mod tests {
         assert_eq!(mutated(&seeds, &[]), b"one");
         let recipe: Vec<u8> = (0..64).collect();
         assert_eq!(mutated(&seeds, &recipe), mutated(&seeds, &recipe));
-        let made: std::collections::BTreeSet<_> =
-            (0..=255).map(|n| mutated(&seeds, &[0, n, n, n, n, n, n])).collect();
+        // Seed, steps, kind, place, what is put there.
+        let recipes = (0..=255).map(|n: u8| [0, n & 1, 0, n >> 1, 0, n >> 4, n, n, n]);
+        let made: std::collections::BTreeSet<_> = recipes.map(|recipe| mutated(&seeds, &recipe)).collect();
         assert!(made.len() > 50, "only {} different ones", made.len());
     }
 }
