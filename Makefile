@@ -47,6 +47,10 @@ fix: ## Format, and let clippy mend what it can
 	$(CARGO) fmt --all
 	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged -- -D warnings
 
+.PHONY: fuzz
+fuzz: deps ## Try every parser with inputs that nobody wrote on purpose (ARGS="--seconds 600 wal")
+	tests/fuzz.sh $(ARGS)
+
 .PHONY: chaos
 chaos: deps ## Play real faults drawn from a seed for as long as wanted (root; ARGS="--seed 7 --minutes 60")
 	$(CARGO) build --release --package mesh-node --bin mesh

@@ -5,6 +5,7 @@ pub mod ca;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod crowd;
 pub mod doctor;
 pub mod guard;
 pub mod http;

@@ -25,6 +25,9 @@ pub mod spec;
 #[cfg(feature = "rpc")]
 pub mod rpc;
 
+#[cfg(test)]
+mod fuzz;
+
 /// Messages of the agreement between voters, generated from `proto/raft.proto`.
 #[cfg(feature = "rpc")]
 #[allow(missing_docs, rust_2018_idioms, clippy::all, clippy::wildcard_enum_match_arm)]

@@ -49,7 +49,10 @@ pub struct NoRun;
 impl std::str::FromStr for RunId {
     type Err = NoRun;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.strip_prefix('r').unwrap_or(text).parse().map(Self).map_err(|_| NoRun)
+        let digits = text.strip_prefix('r').unwrap_or(text);
+        // The standard library takes a sign too.
+        let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
+        plain.then(|| digits.parse().ok()).flatten().map(Self).ok_or(NoRun)
     }
 }
 

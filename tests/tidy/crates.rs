@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{files, output, read, root, short};
 
 /// Every member, and which of the others it may depend on, for building or for its tests.
-const MAY_KNOW: [(&str, &[&str]); 6] = [
-    ("mesh-proto", &[]),
+const MAY_KNOW: [(&str, &[&str]); 7] = [
+    ("mesh-fuzz", &[]),
+    ("mesh-proto", &["mesh-fuzz"]),
     ("mesh-failover", &["mesh-proto"]),
-    ("mesh-adapters", &["mesh-proto", "mesh-failover"]),
-    ("mesh-consensus", &["mesh-proto", "mesh-failover"]),
-    ("mesh-node", &["mesh-proto", "mesh-failover", "mesh-adapters", "mesh-consensus"]),
+    ("mesh-adapters", &["mesh-proto", "mesh-failover", "mesh-fuzz"]),
+    ("mesh-consensus", &["mesh-proto", "mesh-failover", "mesh-fuzz"]),
+    ("mesh-node", &["mesh-proto", "mesh-failover", "mesh-adapters", "mesh-consensus", "mesh-fuzz"]),
     ("mesh-tests", &["mesh-proto", "mesh-failover", "mesh-adapters", "mesh-consensus", "mesh-node"]),
 ];
 

@@ -3,7 +3,7 @@
 //! TLS is not here: the node supplies channels and mounts the service on its own listener.
 
 mod client;
-mod server;
+pub(crate) mod server;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -100,12 +100,14 @@ fn stopped<E: std::error::Error>(_error: &E) -> Status {
     Status::unavailable("this voter has stopped")
 }
 
-fn entries(request: &mut pb::AppendRequest) -> Result<Vec<crate::types::Entry>, Status> {
-    let first = request.previous.as_ref().map_or(0, |previous| previous.index + 1);
+pub(crate) fn entries(request: &mut pb::AppendRequest) -> Result<Vec<crate::types::Entry>, Status> {
+    let mut before = request.previous.as_ref().map(|previous| previous.index);
     let sent = std::mem::take(&mut request.entries);
-    let checked = (first..).zip(sent).map(|(expected, entry)| {
+    let checked = sent.into_iter().map(|entry| {
         let entry = wire::entry_back(entry).map_err(|what| garbled(&what))?;
-        if entry.log_id.index != expected {
+        let expected = before.map_or(Some(0), |before| before.checked_add(1));
+        before = Some(entry.log_id.index);
+        if expected != before {
             return Err(Status::invalid_argument("the entries do not follow each other"));
         }
         Ok(entry)

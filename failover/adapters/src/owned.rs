@@ -54,6 +54,14 @@ pub enum FileError {
         /// The order's.
         ours: Epoch,
     },
+    /// The mark is not one that mesh writes.
+    #[error("{} has the mark {line:?}, whose epoch cannot be read; see what leads the route, then remove the file", path.display())]
+    Mark {
+        /// The file.
+        path: PathBuf,
+        /// Its line.
+        line: String,
+    },
     /// Not ours.
     #[error("{} has the line {line:?}, which would be lost; mesh replaces this file as a whole, so move the line to another file", path.display())]
     NotOurs {
@@ -81,7 +89,12 @@ pub(crate) async fn read(path: &Path, deadline: Instant) -> Result<Content, File
         other => other,
     });
     let text = reading.await.map_err(FileError::Disk)?;
-    Ok(Content { epoch: epoch_of(&text), text })
+    match epoch_of(&text) {
+        Ok(epoch) => Ok(Content { epoch, text }),
+        Err(line) => {
+            Err(FileError::Mark { path: path.to_path_buf(), line: line.chars().take(200).collect() })
+        }
+    }
 }
 
 /// Refuses what a later order has written, and a file without a mark that has a line which would be lost: one that is not
@@ -141,11 +154,13 @@ fn keep_readers(file: &File, old: &std::fs::Metadata) -> io::Result<()> {
     file.set_permissions(std::fs::Permissions::from_mode(old.mode() & 0o777))
 }
 
-/// The epoch of a text's mark, whichever character begins a comment in it.
-fn epoch_of(text: &str) -> Option<Epoch> {
-    let mark = text.lines().find_map(|line| line.trim_start_matches(['#', ';', ' ']).strip_prefix(MARK))?;
-    let epoch = mark.split_whitespace().find_map(|word| word.strip_prefix("epoch="))?;
-    epoch.parse().ok().map(Epoch)
+/// The epoch of a text's mark, whichever character begins a comment in it; else the mark that has none: a file that was
+/// led is not one that never was.
+fn epoch_of(text: &str) -> Result<Option<Epoch>, &str> {
+    let marked = |line: &&str| line.trim_start_matches(['#', ';', ' ']).starts_with(MARK);
+    let Some(mark) = text.lines().find(marked) else { return Ok(None) };
+    let epoch = mark.split_whitespace().find_map(|word| word.strip_prefix("epoch="));
+    epoch.and_then(|epoch| epoch.parse().ok()).map(|epoch| Some(Epoch(epoch))).ok_or(mark)
 }
 
 #[cfg(test)]
@@ -165,9 +180,11 @@ mod tests {
     fn a_mark_is_read_back_behind_any_comment_character() {
         assert_eq!(mark(7).to_string(), format!("mesh-mark route=orders/app epoch=7 step={}.3", RunId(12)));
         for comment in ["# ", "; ", ";"] {
-            assert_eq!(epoch_of(&format!("1\n{comment}{}\nx", mark(7))), Some(Epoch(7)));
+            assert_eq!(epoch_of(&format!("1\n{comment}{}\nx", mark(7))), Ok(Some(Epoch(7))));
         }
-        assert_eq!(epoch_of("[databases]\n"), None);
+        assert_eq!(epoch_of("[databases]\n"), Ok(None));
+        let cut = "; mesh-mark route=orders/app ep";
+        assert_eq!(epoch_of(&format!("{cut}\nx")), Err(cut));
     }
 
     #[tokio::test]
@@ -193,5 +210,22 @@ mod tests {
         may_replace(&path, &theirs, &mark(9), |_| true).unwrap();
         let gone = dir.path().join("none/app.ini");
         assert!(matches!(replace(&gone, String::new(), soon).await, Err(FileError::Disk(_))));
+    }
+
+    #[test]
+    fn fuzz_marks() {
+        mesh_fuzz::fuzz!("marks", |bytes| {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("file");
+            std::fs::write(&path, bytes).unwrap();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            let soon = Instant::now() + Duration::from_secs(10);
+            let Ok(found) = runtime.block_on(read(&path, soon)) else { return };
+            let marked =
+                found.text.lines().any(|line| line.trim_start_matches(['#', ';', ' ']).starts_with(MARK));
+            assert_eq!(found.epoch.is_some(), marked, "a mark that cannot be read is no missing mark");
+            let allowed = may_replace(&path, &found, &mark(7), |line| line.starts_with(['#', ';']));
+            assert!(allowed.is_err() || found.epoch.is_none_or(|seen| seen <= Epoch(7)), "{found:?}");
+        });
     }
 }

@@ -158,4 +158,23 @@ mod tests {
         std::fs::write(dir.path().join("route-gates"), b"MESHgarbage").unwrap();
         assert!(matches!(Gates::open(dir.path()), Err(GateError::Damaged { .. })));
     }
+
+    #[test]
+    fn fuzz_gates() {
+        mesh_fuzz::fuzz!("gates", |bytes| {
+            let dir = tempfile::tempdir().unwrap();
+            let open = |bytes: &[u8]| {
+                std::fs::write(dir.path().join("route-gates"), bytes).unwrap();
+                mesh_fuzz::bounded(bytes.len(), || Gates::open(dir.path()).map(|found| found.gates))
+            };
+            let Ok(found) = open(bytes) else { return };
+            let written = codec::encode(Kind::RouteGates, &found).unwrap();
+            for cut in [0, bytes.len() / 2, bytes.len() - 1] {
+                assert!(open(&bytes[..cut]).is_err(), "a file that ends early is no whole one");
+            }
+            let damaged = mesh_fuzz::flipped(&written, bytes).unwrap();
+            assert!(open(&damaged).is_err(), "a turned bit was not noticed");
+            assert_eq!(open(&written).unwrap(), found);
+        });
+    }
 }

@@ -233,9 +233,8 @@ pub async fn run(path: &Path) -> Result<(), AgentError> {
         let until = stopped(&stopping);
         let source = super::roles::LocalRoles::new(&config, Arc::clone(&peers), Arc::clone(&asked));
         parts.spawn(async move {
-            crate::http::serve(listener, Arc::new(source), until)
-                .await
-                .map_err(|source| AgentError::Listen { address: "the HTTP listener".to_owned(), source })
+            crate::http::serve(listener, Arc::new(source), until).await;
+            Ok(())
         });
     }
     let watch = Arc::new(RouteWatch::default());

@@ -340,4 +340,21 @@ listen = "127.0.0.1:5000"
         assert!(refuse("instance[pg-west].site").starts_with("mesh: the lease is shorter"));
         assert!(refuse("durability").starts_with("mesh: the lease is shorter"));
     }
+
+    #[test]
+    fn fuzz_specs() {
+        mesh_fuzz::fuzz!("specs", |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            match (File { name: "orders.toml", text: &text }).parse() {
+                Ok(spec) => {
+                    let written = toml::to_string(&spec).unwrap();
+                    assert_eq!(File { name: "orders.toml", text: &written }.parse(), Ok(spec), "{written}");
+                }
+                Err(failure) => {
+                    let said = failure.text();
+                    assert!(said.starts_with("mesh: orders.toml:") && said.contains("next: "), "{said}");
+                }
+            }
+        });
+    }
 }

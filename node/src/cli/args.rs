@@ -570,4 +570,21 @@ mod tests {
             assert!(parse(bad).is_err(), "{bad} must be refused");
         }
     }
+
+    #[test]
+    fn fuzz_words() {
+        mesh_fuzz::fuzz!("words", |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            if let Ok(Millis(length)) = millis(&text) {
+                assert!(length > 0 && text.starts_with(|c: char| c.is_ascii_digit()), "{text:?} is {length}");
+                assert_eq!(millis(&format!("{length}ms")), Ok(Millis(length)));
+            }
+            if let Ok(id) = node_id(&text) {
+                assert_eq!(node_id(&id.to_string()), Ok(id));
+            }
+            if let Ok(kept) = host_port(&text) {
+                assert_eq!(kept, text);
+            }
+        });
+    }
 }

@@ -474,4 +474,6 @@ fn refuse(path: &Path, text: &str, findings: Vec<check::Finding>) -> Result<(), 
 }
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

@@ -250,4 +250,23 @@ mod tests {
             assert!(matches!(read_state(&path), Err(FilesError::Damaged { .. })));
         }
     }
+
+    #[test]
+    fn fuzz_state() {
+        mesh_fuzz::fuzz!("state", |bytes| {
+            let dir = tempfile::tempdir().unwrap();
+            let open = |bytes: &[u8]| {
+                std::fs::write(dir.path().join("state"), bytes).unwrap();
+                mesh_fuzz::bounded(bytes.len(), || read_state(&dir.path().join("state")).map(Option::unwrap))
+            };
+            let Ok(found) = open(bytes) else { return };
+            let written = codec::encode(Kind::GuardState, &found).unwrap();
+            for cut in [0, bytes.len() / 2, bytes.len() - 1] {
+                assert!(open(&bytes[..cut]).is_err(), "a file that ends early is no whole one");
+            }
+            let damaged = mesh_fuzz::flipped(&written, bytes).unwrap();
+            assert!(open(&damaged).is_err(), "a turned bit was not noticed");
+            assert_eq!(open(&written).unwrap(), found);
+        });
+    }
 }

@@ -11,10 +11,12 @@
 mod metrics;
 mod role;
 mod routes;
+mod serve;
 mod traefik;
 
 pub use role::{LocalInstance, Reading, RoleSource, Silence};
-pub use routes::{ANSWER_WITHIN, router, serve};
+pub use routes::{ANSWER_WITHIN, router};
+pub use serve::serve;
 pub use traefik::Lead;
 
 #[cfg(test)]

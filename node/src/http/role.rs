@@ -203,3 +203,18 @@ pub(super) fn size(text: &str) -> Option<u64> {
     };
     number.parse::<u64>().ok()?.checked_mul(factor)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzz_size() {
+        mesh_fuzz::fuzz!("size", |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let Some(size) = size(&text) else { return };
+            let digits: String = text.chars().take_while(char::is_ascii_digit).collect();
+            assert!(digits.parse::<u64>().is_ok_and(|number| size >= number && (number == 0) == (size == 0)));
+        });
+    }
+}

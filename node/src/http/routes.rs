@@ -1,6 +1,5 @@
 //! The paths, and how an answer becomes a status and a body.
 
-use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,6 @@ use axum::{Json, Router};
 use mesh_proto::Millis;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
 
 use super::metrics;
 use super::role::{self, Answer, LocalInstance, RoleSource, size};
@@ -22,18 +20,6 @@ use super::traefik::{self, Doubt};
 pub const ANSWER_WITHIN: Millis = Millis(200);
 /// After this the answer is a 503 even if the source itself hangs.
 const GIVE_UP: Duration = Duration::from_millis(300);
-
-/// Serves the endpoints until `stop` completes; requests under way are finished.
-///
-/// # Errors
-/// What the listener says.
-pub async fn serve<S: RoleSource>(
-    listener: TcpListener,
-    source: Arc<S>,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
-    axum::serve(listener, router(source)).with_graceful_shutdown(stop).await
-}
 
 /// The endpoints.
 pub fn router<S: RoleSource>(source: Arc<S>) -> Router {

@@ -70,4 +70,17 @@ mod tests {
         }
         assert_eq!(Frame::decode(&[9; FRAME]), None);
     }
+
+    #[test]
+    fn fuzz_frames() {
+        mesh_fuzz::fuzz!("frames", |bytes| {
+            let mut frame = [0; FRAME];
+            for (slot, byte) in frame.iter_mut().zip(bytes) {
+                *slot = *byte;
+            }
+            let Some(read) = Frame::decode(&frame) else { return };
+            assert_eq!(Frame::decode(&read.encode()), Some(read));
+            assert_eq!(frame[..16], read.encode()[..16], "another number or kind");
+        });
+    }
 }

@@ -60,3 +60,25 @@ pub fn open_local<T: DeserializeOwned>(mesh: &MeshId, envelope: &Envelope) -> Re
     }
     open(mesh, envelope)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzz_envelopes() {
+        mesh_fuzz::fuzz!("envelopes", |bytes| {
+            let read = || <Envelope as prost::Message>::decode(bytes);
+            let Ok(envelope) = mesh_fuzz::bounded(bytes.len(), read) else { return };
+            let ours = MeshId::new("lab").unwrap();
+            let opened = mesh_fuzz::bounded(bytes.len(), || open::<serde_json::Value>(&ours, &envelope));
+            if let Ok(value) = opened {
+                assert_eq!(envelope.mesh, "lab");
+                let again = seal(&ours, &value).unwrap();
+                assert_eq!(open::<serde_json::Value>(&ours, &again).unwrap(), value);
+            }
+            let local = open_local::<serde_json::Value>(&ours, &envelope);
+            assert!(local.is_err() || envelope.mesh.is_empty() || envelope.mesh == "lab");
+        });
+    }
+}

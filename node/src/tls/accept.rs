@@ -1,30 +1,31 @@
 //! The listening side: accepts connections, requires a certificate, and hands over only those whose caller is known.
 //!
-//! A slow or silent caller cannot hold up others: each handshake runs in its own task with a deadline, and both
-//! handshakes and connections are bounded.
+//! A slow or silent caller cannot hold up others: each handshake runs in its own task with a deadline, both handshakes and
+//! connections are bounded, and the oldest handshake makes way for the newest, so that silent callers shut nobody out.
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::AbortHandle;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 
 use super::{Identity, Material};
+use crate::crowd::{Crowd, Sparing};
 use crate::rpc::Caller;
 
 /// A handshake on a healthy network takes a few milliseconds; one that takes this long is dead.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(2);
-/// Handshakes at a time: callers without a certificate get no further than this.
+/// Handshakes at a time, the newest: callers without a certificate get no further than this.
 const HANDSHAKES: usize = 64;
 /// Connections at a time: a mesh of 100 agents with 100 guards keeps about 300.
 const CONNECTIONS: usize = 1024;
@@ -69,40 +70,50 @@ async fn accept(
     mesh: mesh_proto::MeshId,
     ready: mpsc::Sender<MeshStream>,
 ) {
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES));
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
-    // Owned here, so that nothing outlives the listener: aborting this task drops the set and ends its tasks.
-    let mut tasks = JoinSet::new();
+    let strangers = Arc::new(Sparing::default());
+    // Owned here, so that nothing outlives the listener: aborting this task drops the crowd and ends its tasks.
+    let mut crowd = Crowd::new(HANDSHAKES);
     loop {
         let (stream, from) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
+                if let Some(kept_back) = strangers.line(Instant::now()) {
+                    tracing::warn!(%error, kept_back, "cannot accept a connection");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
-        while tasks.try_join_next().is_some() {}
-        let (Ok(handshake), Ok(connection)) =
-            (Arc::clone(&handshakes).try_acquire_owned(), Arc::clone(&connections).try_acquire_owned())
-        else {
-            tracing::warn!(%from, "too many connections; this one was closed");
+        let Ok(connection) = Arc::clone(&connections).try_acquire_owned() else {
+            if let Some(kept_back) = strangers.line(Instant::now()) {
+                tracing::warn!(%from, kept_back, "too many connections; this one was closed");
+            }
             continue;
         };
         let (acceptor, mesh, ready) = (acceptor.clone(), mesh.clone(), ready.clone());
-        tasks.spawn(async move {
-            match tokio::time::timeout(HANDSHAKE_DEADLINE, identify(stream, acceptor, &mesh)).await {
+        let complaints = Arc::clone(&strangers);
+        let crowded = crowd.admit(async move {
+            let refusal = match tokio::time::timeout(HANDSHAKE_DEADLINE, identify(stream, acceptor, &mesh))
+                .await
+            {
                 Ok(Ok((stream, peer))) => {
                     let caller = Caller::Peer(peer);
                     let stream = MeshStream { stream, caller, from, _permit: connection };
                     // The receiver is gone only when the server stops.
                     let _ = ready.send(stream).await;
+                    return;
                 }
-                Ok(Err(error)) => tracing::warn!(%from, %error, "refused a connection"),
-                Err(_) => tracing::warn!(%from, "a TLS handshake did not finish in time"),
+                Ok(Err(error)) => error,
+                Err(_) => io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake did not finish in time"),
+            };
+            if let Some(kept_back) = complaints.line(Instant::now()) {
+                tracing::warn!(%from, error = %refusal, kept_back, "refused a connection");
             }
-            drop(handshake);
         });
+        if crowded && let Some(kept_back) = strangers.line(Instant::now()) {
+            tracing::warn!(%from, kept_back, "many unfinished TLS handshakes; the oldest was dropped");
+        }
     }
 }
 

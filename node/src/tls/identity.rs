@@ -116,4 +116,20 @@ mod tests {
         let bad = Identity::Agent(AgentName::new("east-").unwrap());
         assert!(matches!(bad.server_name(), Err(IdentityError::NotADnsLabel(_))));
     }
+
+    #[test]
+    fn fuzz_identity() {
+        mesh_fuzz::fuzz!("identity", |bytes| {
+            let certificate = CertificateDer::from(bytes);
+            let Ok((mesh, identity)) = mesh_fuzz::bounded(bytes.len(), || Identity::of(&certificate)) else {
+                return;
+            };
+            let name = identity.dns_name();
+            assert_eq!(Identity::from_dns_name(&name), Some(identity));
+            for word in [name.as_str(), mesh.as_str()] {
+                let there = bytes.windows(word.len()).any(|window| window == word.as_bytes());
+                assert!(there, "{word} does not stand in the certificate");
+            }
+        });
+    }
 }

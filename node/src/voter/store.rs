@@ -177,3 +177,29 @@ fn write(path: &Path, state: &VoterState) -> Result<(), Failure> {
     let dir = path.parent().unwrap_or(Path::new("/"));
     File::open(dir).map_err(Failure::Before)?.sync_all().map_err(Failure::Sync)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzz_floors() {
+        mesh_fuzz::fuzz!("floors", |bytes| {
+            let dir = tempfile::tempdir().unwrap();
+            let open = |bytes: &[u8]| {
+                std::fs::write(dir.path().join("floors"), bytes).unwrap();
+                mesh_fuzz::bounded(bytes.len(), || {
+                    VoterStore::open(&dir.path().join("floors")).map(|(_store, state)| state)
+                })
+            };
+            let Ok(found) = open(bytes) else { return };
+            let written = codec::encode(Kind::VoterState, &found).unwrap();
+            for cut in [0, bytes.len() / 2, bytes.len() - 1] {
+                assert!(open(&bytes[..cut]).is_err(), "a file that ends early is no whole one");
+            }
+            let damaged = mesh_fuzz::flipped(&written, bytes).unwrap();
+            assert!(open(&damaged).is_err(), "a turned bit was not noticed");
+            assert_eq!(open(&written).unwrap(), found);
+        });
+    }
+}

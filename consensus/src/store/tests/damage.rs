@@ -8,7 +8,7 @@ use super::sim::{Dice, SimDisk};
 use super::{append, create, dump, entry, open, vote};
 use crate::types::{SnapshotBytes, SnapshotMeta};
 
-async fn fill(store: &super::Store) {
+pub(super) async fn fill(store: &super::Store) {
     vote(store, 3).await.unwrap();
     for index in 0..60 {
         append(store, vec![entry(3, index)]).await.unwrap();

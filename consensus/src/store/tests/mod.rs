@@ -1,6 +1,7 @@
 //! The store against openraft's own suite, power cuts, damage, and disks that refuse.
 
 mod damage;
+mod fuzz;
 mod power;
 pub(crate) mod sim;
 mod suite;

@@ -159,4 +159,23 @@ mod tests {
         std::fs::write(&path, "x".repeat(20_000)).unwrap();
         assert!(matches!(check(&path), Err(CredentialsError::TooLong { .. })));
     }
+
+    #[test]
+    fn fuzz_credentials() {
+        mesh_fuzz::fuzz!("credentials", |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            if let Ok(found) = mesh_fuzz::bounded(bytes.len(), || parse(&text)) {
+                assert!(!found.access_key_id().is_empty() && !found.secret_access_key().is_empty());
+                let secret = found.secret_access_key();
+                // The key's id is shown, and a file may say the same for both.
+                let told = secret.len() < 8 || found.access_key_id().contains(secret);
+                assert!(told || !format!("{found:?}").contains(secret), "a secret is shown");
+            }
+            let secret = text.trim();
+            if !secret.is_empty() && secret.lines().count() == 1 && !secret.contains('\r') {
+                let file = format!("[default]\naws_access_key_id=A\naws_secret_access_key = {secret}\n[x]\n");
+                assert_eq!(parse(&file).unwrap().secret_access_key(), secret);
+            }
+        });
+    }
 }

@@ -78,4 +78,15 @@ mod tests {
             assert!(bad.parse::<Marker>().is_err(), "{bad:?}");
         }
     }
+
+    #[test]
+    fn fuzz_marker() {
+        mesh_fuzz::fuzz!("marker", |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            match mesh_fuzz::bounded(bytes.len(), || text.parse::<Marker>()) {
+                Ok(marker) => assert_eq!(marker.to_string().parse(), Ok(marker)),
+                Err(MarkerError(shown)) => assert!(shown.chars().count() <= 200),
+            }
+        });
+    }
 }

@@ -153,7 +153,7 @@ pub fn outcome(result: Result<Led, HaproxyError>) -> Outcome {
         HaproxyError::Unknown { .. } => return Outcome::Unknown { detail },
         HaproxyError::NotSo { .. } => Refusal::NotSo,
         HaproxyError::File { source: FileError::Stale { .. }, .. } => Refusal::StaleEpoch,
-        HaproxyError::File { source: FileError::NotOurs { .. }, .. }
+        HaproxyError::File { source: FileError::NotOurs { .. } | FileError::Mark { .. }, .. }
         | HaproxyError::BadName { .. }
         | HaproxyError::TooWeak { .. }
         | HaproxyError::UnknownBackend { .. }

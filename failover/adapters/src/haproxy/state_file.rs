@@ -59,6 +59,7 @@ mod tests {
     use mesh_proto::{Epoch, RunId};
 
     use super::*;
+    use mesh_fuzz::fuzz;
 
     const TABLE: &str = "1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_check_state srv_agent_state srv_port\n\
         3 pg 1 pg-east 127.0.0.1 2 0 6 0 5432\n3 pg 2 pg-dr 127.0.0.1 0 5 6 0 5432\n4 web 1 a 127.0.0.1 2 0 0 0 80\n";
@@ -94,5 +95,22 @@ mod tests {
         assert!(render("1\nnonsense\n", "pg", "pg-dr", &mark(1)).is_err());
         assert!(servers("garbage", "pg").is_err());
         assert!(servers("\n", "pg").unwrap().is_empty());
+    }
+
+    #[test]
+    fn fuzz_state_file() {
+        fuzz!("state_file", |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let Ok(file) = render(&text, "pg", "pg-dr", &mark(4)) else { return };
+            // A table that is damaged makes a file that is refused, or one in which nobody else is in.
+            let Ok(found) = servers(&file, "pg") else { return };
+            for server in &found {
+                assert_eq!(
+                    (server.is_in(), server.is_out()),
+                    (server.name == "pg-dr", server.name != "pg-dr")
+                );
+            }
+            assert_eq!(servers(&render(&file, "pg", "pg-dr", &mark(5)).unwrap(), "pg"), Ok(found));
+        });
     }
 }

@@ -87,6 +87,27 @@ impl Server {
     }
 }
 
+/// What is read of `show servers state`.
+const SERVER_COLUMNS: [&str; 9] = [
+    "be_name",
+    "be_id",
+    "srv_name",
+    "srv_addr",
+    "srv_port",
+    "srv_op_state",
+    "srv_admin_state",
+    "srv_check_state",
+    "srv_agent_state",
+];
+
+/// A table without rows is empty only under its heading; anything else is no table.
+fn whole(names: &[&str], columns: &[&'static str]) -> Result<(), TableError> {
+    match columns.iter().find(|column| !names.contains(column)) {
+        Some(column) => Err(TableError::NoColumn { column }),
+        None => Ok(()),
+    }
+}
+
 /// `show servers state`, and a server-state file.
 pub(super) fn servers(text: &str) -> Result<Vec<Server>, TableError> {
     let mut lines = text.lines().enumerate();
@@ -96,6 +117,7 @@ pub(super) fn servers(text: &str) -> Result<Vec<Server>, TableError> {
     }
     let heading = lines.next().map_or("", |(_, line)| line);
     let names: Vec<_> = heading.trim_start_matches('#').split_whitespace().collect();
+    whole(&names, &SERVER_COLUMNS)?;
     let rows = lines.filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
     rows.map(|(at, line)| {
         let row =
@@ -127,6 +149,7 @@ pub(super) fn sessions(text: &str) -> Result<BTreeMap<String, Sessions>, TableEr
     let mut lines = text.lines().enumerate();
     let heading = lines.next().map_or("", |(_, line)| line).trim_start_matches("# ");
     let names: Vec<_> = heading.split(',').collect();
+    whole(&names, &["svname", "scur", "stot"])?;
     let rows = lines.filter(|(_, line)| !line.trim().is_empty());
     rows.map(|(at, line)| {
         let row = Row { line: at + 1, names: &names, fields: comma_separated(line) };
@@ -182,6 +205,7 @@ fn comma_separated(line: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mesh_fuzz::{bounded, fuzz};
 
     const STATE: &str = "1\n# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_check_state srv_agent_state srv_port\n\
         2 pg 1 pg-east 127.0.0.1 2 4 6 0 23001\n2 pg 2 pg-dr 127.0.0.1 0 5 8 0 23002\n";
@@ -205,6 +229,13 @@ mod tests {
             Err(TableError::NoColumn { column: "stot" })
         ));
         assert!(sessions("garbage\nmore").is_err());
+        for cut in ["", "garbage", "# pxname,svname,scur"] {
+            assert!(matches!(sessions(cut), Err(TableError::NoColumn { .. })), "{cut:?}");
+        }
+        assert!(matches!(servers("1\n"), Err(TableError::NoColumn { .. })));
+        assert!(
+            servers(STATE.split_inclusive('\n').take(2).collect::<String>().as_str()).unwrap().is_empty()
+        );
     }
 
     #[test]
@@ -213,5 +244,21 @@ mod tests {
         let found = sessions(text).unwrap();
         assert_eq!(found["a"], Sessions { current: 3, total: 9 });
         assert_eq!(comma_separated("a,\"b, \"\"c\"\"\",d"), ["a", "b, \"c\"", "d"]);
+    }
+
+    #[test]
+    fn fuzz_tables() {
+        fuzz!("tables", |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let (servers, sessions) = bounded(bytes.len(), || (servers(&text), sessions(&text)));
+            if let Ok(servers) = servers {
+                assert!(text.contains("srv_admin_state"), "{servers:?} of no table");
+                assert!(servers.iter().all(|server| !(server.is_in() && server.is_out())));
+            }
+            if let Ok(sessions) = sessions {
+                assert!(text.contains("stot"), "{sessions:?} of no table");
+            }
+            let _ = info(&text, "Version");
+        });
     }
 }

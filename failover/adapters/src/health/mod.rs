@@ -133,7 +133,9 @@ async fn get(address: SocketAddr, host: &str, path: &str) -> Result<u16, Unhealt
 fn status(line: &[u8]) -> Option<u16> {
     let mut words = std::str::from_utf8(line).ok()?.split(' ');
     words.next()?.strip_prefix("HTTP/1.")?;
-    let status: u16 = words.next()?.trim_end().parse().ok()?;
+    let digits = words.next()?.trim_end();
+    let plain = digits.len() == 3 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let status: u16 = plain.then(|| digits.parse().ok()).flatten()?;
     (100..600).contains(&status).then_some(status)
 }
 
@@ -194,5 +196,14 @@ mod tests {
         let path = "/x HTTP/1.1\r\nHost: y\r\n\r\nGET /z".to_owned();
         let two = Check::Http { address, host: "api".to_owned(), path, good: 200..=299 };
         assert!(matches!(two.ask(soon()).await, Err(Unhealthy::BadRequest(_))));
+    }
+
+    #[test]
+    fn fuzz_status() {
+        mesh_fuzz::fuzz!("status", |bytes| {
+            let Some(status) = mesh_fuzz::bounded(bytes.len(), || status(bytes)) else { return };
+            let line = std::str::from_utf8(bytes).unwrap();
+            assert!(line.starts_with("HTTP/1.") && line.contains(&format!(" {status}")), "{line:?}");
+        });
     }
 }

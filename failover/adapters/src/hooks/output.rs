@@ -60,3 +60,23 @@ impl Gatherer {
         Output { text: String::from_utf8_lossy(&held.0).into_owned(), cut: held.1 }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzz_output() {
+        mesh_fuzz::fuzz!("output", |bytes| {
+            let gatherer = Gatherer::default();
+            for _ in 0..40 {
+                gatherer.take(bytes);
+            }
+            let output = gatherer.so_far();
+            let kept = (40 * bytes.len()).min(KEPT_BYTES);
+            assert_eq!(output.cut, (40 * bytes.len() - kept) as u64);
+            // A byte that is no UTF-8 is shown as three.
+            assert!(output.text.len() <= 3 * kept);
+        });
+    }
+}

@@ -149,4 +149,36 @@ mod tests {
         assert_eq!(login_retry(&config), Some(15.0));
         assert_eq!(login_retry(&config[..1]), None);
     }
+
+    #[test]
+    fn fuzz_entry() {
+        mesh_fuzz::fuzz!("entry", |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let kept = body(&text);
+            assert!(kept.iter().all(|line| !line.trim_start().starts_with(';')));
+            for line in text.lines().filter(|line| is_ours("app", line)) {
+                let line = line.trim();
+                let key = line.trim_start_matches('"').starts_with("app");
+                assert!(key || line.starts_with([';', '#', '[']), "{line:?} would be lost");
+            }
+            // The console's answers, a field a line.
+            let fields: Vec<&str> = text.lines().collect();
+            let rows: Vec<Row> = fields
+                .chunks(6)
+                .map(|values| {
+                    let names = ["name", "host", "port", "paused", "disabled", "value"];
+                    names
+                        .iter()
+                        .zip(values)
+                        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                        .collect()
+                })
+                .collect();
+            let to = "10.1.0.1:5432".parse().unwrap();
+            if let Ok(Some(entry)) = in_force(&rows, "app") {
+                assert!(!entry.leads_to(to) || (entry.host == "10.1.0.1" && entry.port == "5432"));
+            }
+            let _ = (elsewhere(&rows, "app", to), login_retry(&rows));
+        });
+    }
 }

@@ -141,9 +141,8 @@ fn code(error: &PgbouncerError) -> Option<Refusal> {
         PgbouncerError::NotSo { .. } => Refusal::NotSo,
         PgbouncerError::NotReached { .. } => Refusal::NotDelivered,
         PgbouncerError::File(FileError::Stale { .. }) => Refusal::StaleEpoch,
-        PgbouncerError::BadName { .. } | PgbouncerError::File(FileError::NotOurs { .. }) => {
-            Refusal::NotConfigured
-        }
+        PgbouncerError::BadName { .. }
+        | PgbouncerError::File(FileError::NotOurs { .. } | FileError::Mark { .. }) => Refusal::NotConfigured,
         PgbouncerError::File(FileError::Disk(_))
         | PgbouncerError::Denied { .. }
         | PgbouncerError::Unreadable { .. }

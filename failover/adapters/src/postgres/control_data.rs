@@ -3,6 +3,7 @@
 //! The program is used rather than the file, because its form differs between versions and the program knows its own.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -10,6 +11,10 @@ use mesh_proto::Lsn;
 
 use super::instance::Instance;
 use super::tool::{self, ToolError};
+
+/// Sizes that PostgreSQL can be built and made with, powers of two: positions are divided by them.
+const SEGMENT_SIZES: RangeInclusive<u64> = 1 << 20..=1 << 30;
+const BLOCK_SIZES: RangeInclusive<u64> = 1 << 10..=1 << 16;
 
 /// The state of a data directory as its control file has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +108,10 @@ fn parse(text: &str) -> Result<ControlData, &'static str> {
     let lsn = |name: &'static str| field(name)?.parse::<Lsn>().map_err(|_| name);
     let number = |name: &'static str| field(name)?.parse::<u64>().map_err(|_| name);
     let small = |name: &'static str| field(name)?.parse::<u32>().map_err(|_| name);
+    let sized = |name: &'static str, sizes: &RangeInclusive<u64>| {
+        let size = number(name)?;
+        if sizes.contains(&size) && size.is_power_of_two() { Ok(size) } else { Err(name) }
+    };
     Ok(ControlData {
         system_identifier: number("Database system identifier")?,
         state: state(field("Database cluster state")?).ok_or("Database cluster state")?,
@@ -111,8 +120,8 @@ fn parse(text: &str) -> Result<ControlData, &'static str> {
         timeline: small("Latest checkpoint's TimeLineID")?,
         min_recovery_end: lsn("Minimum recovery ending location")?,
         min_recovery_timeline: small("Min recovery ending loc's timeline")?,
-        wal_segment_size: number("Bytes per WAL segment")?,
-        wal_block_size: number("WAL block size")?,
+        wal_segment_size: sized("Bytes per WAL segment", &SEGMENT_SIZES)?,
+        wal_block_size: sized("WAL block size", &BLOCK_SIZES)?,
         checksums: small("Data page checksum version")? != 0,
         wal_log_hints: field("wal_log_hints setting")? == "on",
     })
@@ -165,7 +174,7 @@ impl PostmasterPid {
     pub fn parse(text: &str) -> Option<PostmasterPid> {
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         // A standalone backend writes its number negated.
-        let pid = lines.first()?.parse::<i32>().ok()?.checked_abs()?;
+        let pid = lines.first()?.parse::<i32>().ok()?.checked_abs().filter(|pid| *pid > 0)?;
         let filled = |index: usize| lines.get(index).copied().filter(|line| !line.is_empty());
         Some(PostmasterPid {
             pid,
@@ -186,6 +195,7 @@ impl PostmasterPid {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mesh_fuzz::{bounded, fuzz};
 
     #[test]
     fn reads_a_lock_file_while_it_grows() {
@@ -196,6 +206,7 @@ mod tests {
         assert_eq!((young.port, young.status), (None, None));
         assert_eq!(PostmasterPid::parse("-12\n/srv/pg\n").unwrap().pid, 12);
         assert_eq!(PostmasterPid::parse(""), None);
+        assert_eq!(PostmasterPid::parse("0\n/srv/pg\n"), None);
         assert_eq!(PostmasterPid::parse("x\n/srv"), None);
     }
 
@@ -206,5 +217,26 @@ mod tests {
             Err("checksum")
         );
         assert_eq!(parse("Database system identifier: 1"), Err("Database cluster state"));
+    }
+
+    #[test]
+    fn fuzz_control_data() {
+        fuzz!("control_data", |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let Ok(control) = bounded(bytes.len(), || parse(&text)) else { return };
+            assert!((1 << 20..=1 << 30).contains(&control.wal_segment_size), "{control:?}");
+            assert!((1 << 10..=1 << 16).contains(&control.wal_block_size), "{control:?}");
+            assert!(control.wal_segment_size.is_power_of_two() && control.wal_block_size.is_power_of_two());
+            assert!(!text.lines().any(|line| line.starts_with("WARNING")));
+        });
+    }
+
+    #[test]
+    fn fuzz_postmaster_pid() {
+        fuzz!("postmaster_pid", |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let Some(lock) = bounded(bytes.len(), || PostmasterPid::parse(&text)) else { return };
+            assert!(lock.pid > 0 && !lock.data_dir.as_os_str().is_empty(), "{lock:?}");
+        });
     }
 }

@@ -129,26 +129,39 @@ async fn look(
     Ok((glimpse, get(what, row, 10)?))
 }
 
-/// The literal address in a `primary_conninfo`, if it names one, and the `application_name`. Read by hand, because libpq knows keys that the client library here
-/// refuses.
+/// The literal address in a `primary_conninfo`, if it names one, and the `application_name`. Read by hand, because libpq
+/// knows keys that the client library here refuses.
 fn configured(conninfo: &str) -> (Option<SocketAddr>, Option<String>) {
-    let mut rest = conninfo.trim_start();
+    let mut rest = conninfo;
     let (mut ip, mut port, mut name) = (None::<IpAddr>, Some(5432), None);
     while let Some((key, after)) = rest.split_once('=') {
-        let after = after.trim_start();
-        let (value, next) = match after.strip_prefix('\'') {
-            Some(quoted) => quoted.split_once('\'').unwrap_or((quoted, "")),
-            None => after.split_once(char::is_whitespace).unwrap_or((after, "")),
-        };
+        let (value, next) = value(after.trim_start());
         match key.trim() {
             "host" | "hostaddr" => ip = value.parse().ok().or(ip),
             "port" => port = value.parse().ok(),
-            "application_name" => name = Some(value.to_owned()),
+            "application_name" => name = Some(value),
             _ => {}
         }
-        rest = next.trim_start();
+        rest = next;
     }
     (ip.zip(port).map(|(ip, port)| SocketAddr::new(ip, port)), name)
+}
+
+/// A value of a connection string as libpq reads it, and what stands behind it: in quotes or up to a blank, and behind a
+/// backslash any character is itself.
+fn value(text: &str) -> (String, &str) {
+    let quoted = text.starts_with('\'');
+    let mut value = String::new();
+    let mut rest = text[usize::from(quoted)..].chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '\\' => value.extend(rest.next()),
+            '\'' if quoted => break,
+            blank if !quoted && blank.is_whitespace() => break,
+            other => value.push(other),
+        }
+    }
+    (value, rest.as_str())
 }
 
 #[cfg(test)]
@@ -162,5 +175,19 @@ mod tests {
             "host='10.0.0.1' port='5433' user='r' passfile='/a b' tcp_user_timeout=5000 application_name='x'";
         assert_eq!(configured(there), (Some("10.0.0.1:5433".parse().unwrap()), Some("x".to_owned())));
         assert_eq!(configured("host=name.example"), (None, None));
+    }
+
+    #[test]
+    fn fuzz_conninfo() {
+        mesh_fuzz::fuzz!("conninfo", |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let _ = mesh_fuzz::bounded(bytes.len(), || configured(&text));
+            // Whatever stands in the values that mesh writes, it reads its own string.
+            let quote = |value: &str| value.replace('\\', "\\\\").replace('\'', "\\'");
+            let ours =
+                format!("host='10.0.0.1' port='5433' passfile='{0}' application_name='{0}'", quote(&text));
+            let (address, name) = configured(&ours);
+            assert_eq!((address, name), (Some("10.0.0.1:5433".parse().unwrap()), Some(text.into_owned())));
+        });
     }
 }

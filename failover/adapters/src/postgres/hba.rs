@@ -62,15 +62,14 @@ pub enum HbaError {
 /// When a file cannot be read or written in time.
 pub async fn write_hba(instance: &Instance, clients: Clients, deadline: Instant) -> Result<(), HbaError> {
     let operator = match clients {
-        Clients::ShutOut => String::new(),
+        Clients::ShutOut => Vec::new(),
         Clients::LetIn => {
             let path = instance.operator_hba();
             let bytes = durable::read(&path, deadline).await?;
-            let bytes = bytes.ok_or_else(|| HbaError::OperatorFile { path: path.display().to_string() })?;
-            String::from_utf8_lossy(&bytes).into_owned()
+            bytes.ok_or_else(|| HbaError::OperatorFile { path: path.display().to_string() })?
         }
     };
-    let content = rendered(instance, clients, &operator).into_bytes();
+    let content = rendered(instance, clients, &operator);
     Ok(durable::replace(&instance.gate_hba(), content, instance.settings().run_as, deadline).await?)
 }
 
@@ -138,13 +137,33 @@ async fn reload_and_wait(instance: &Instance, session: &Session, deadline: Insta
     }
 }
 
-fn rendered(instance: &Instance, clients: Clients, operator: &str) -> String {
+fn rendered(instance: &Instance, clients: Clients, operator: &[u8]) -> Vec<u8> {
     let settings = instance.settings();
-    let own =
-        if settings.mesh_hba.is_empty() { default_mesh_hba(settings) } else { settings.mesh_hba.clone() };
+    if settings.mesh_hba.is_empty() {
+        joined(clients, &default_mesh_hba(settings), operator)
+    } else {
+        joined(clients, &settings.mesh_hba, operator)
+    }
+}
+
+/// The operator's lines stay as they are, which need not be UTF-8.
+fn joined(clients: Clients, own: &[String], operator: &[u8]) -> Vec<u8> {
     let heading = match clients {
         Clients::ShutOut => "# Written by mesh: clients are shut out until this instance may serve them.\n",
         Clients::LetIn => "# Written by mesh: its own lines, then those of the operator's pg_hba.conf.\n",
     };
-    format!("{heading}{}\n{operator}", own.join("\n"))
+    [format!("{heading}{}\n", own.join("\n")).as_bytes(), operator].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lines_of_the_operator_are_kept_to_the_byte() {
+        let (own, theirs) = (["local all mesh peer".to_owned()], b"host all caf\xe9 samenet scram-sha-256\n");
+        let written = joined(Clients::LetIn, &own, theirs);
+        assert!(written.ends_with(theirs) && written.starts_with(b"# Written by mesh"));
+        assert!(String::from_utf8_lossy(&written).contains("\nlocal all mesh peer\nhost"));
+    }
 }

@@ -157,6 +157,7 @@ fn identity(columns: &[String]) -> Option<Identity> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mesh_fuzz::fuzz;
 
     #[test]
     fn takes_a_row_apart() {
@@ -170,5 +171,19 @@ mod tests {
         assert_eq!(found, Identity { system_identifier: 7212, timeline: 3, position: Lsn(0x600_0060) });
         assert_eq!(columns(&row[..9]), None);
         assert_eq!(sqlstate(b"SFATAL\0C28000\0Mno\0\0"), "28000");
+    }
+
+    #[test]
+    fn fuzz_identify() {
+        fuzz!("identify", |bytes| {
+            mesh_fuzz::bounded(bytes.len(), || {
+                let _ = sqlstate(bytes);
+                columns(bytes).as_deref().and_then(identity)
+            });
+            if let Some(columns) = columns(bytes) {
+                let whole: usize = columns.iter().map(|column| 4 + column.chars().count()).sum();
+                assert!(whole + 2 <= bytes.len(), "{columns:?} is more than was sent");
+            }
+        });
     }
 }

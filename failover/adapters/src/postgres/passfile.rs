@@ -70,29 +70,46 @@ async fn read(path: &Path, deadline: Instant) -> Result<String, PassfileError> {
     Ok(text)
 }
 
-/// The password of a line `host:port:database:user:password`, if the first four fit. `*` fits anything, and nothing wanted fits too; `\` escapes.
+/// The password of a line `host:port:database:user:password`, if the first four fit. `*` fits anything, and nothing wanted
+/// fits too; `\` escapes, a `*` as well.
 fn matching(line: &str, wanted: [Option<&str>; 4]) -> Option<String> {
     if line.starts_with('#') {
         return None;
     }
-    let mut fields = vec![String::new()];
-    let mut chars = line.chars();
-    while let Some(c) = chars.next() {
-        match c {
-            '\\' => fields.last_mut()?.extend(chars.next()),
-            ':' if fields.len() < 5 => fields.push(String::new()),
-            other => fields.last_mut()?.push(other),
+    let mut rest = line;
+    for want in wanted {
+        let (field, after) = rest.split_at_checked(end_of_field(rest)?)?;
+        if field != "*" && want.is_some_and(|want| want != unescaped(field)) {
+            return None;
         }
+        rest = after.strip_prefix(':')?;
     }
-    let password = (fields.len() == 5).then(|| fields.pop()).flatten()?;
-    let fits =
-        fields.iter().zip(wanted).all(|(field, want)| field == "*" || want.is_none_or(|want| want == field));
-    fits.then_some(password)
+    Some(unescaped(rest))
+}
+
+/// Where the first colon stands that nothing escapes.
+fn end_of_field(text: &str) -> Option<usize> {
+    let mut escaped = false;
+    text.bytes().position(|byte| {
+        let ends = byte == b':' && !escaped;
+        escaped = byte == b'\\' && !escaped;
+        ends
+    })
+}
+
+fn unescaped(field: &str) -> String {
+    let mut text = String::with_capacity(field.len());
+    let mut chars = field.chars();
+    while let Some(c) = chars.next() {
+        if c == '\\' { text.extend(chars.next()) } else { text.push(c) }
+    }
+    text
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mesh_fuzz::fuzz;
 
     #[test]
     fn finds_the_line() {
@@ -102,5 +119,22 @@ mod tests {
         assert_eq!(matching("*:*:*:other:x", wanted), None);
         assert_eq!(matching("#*:*:*:mesh_probe:x", wanted), None);
         assert_eq!(matching("*:*:*:mesh_probe", wanted), None);
+    }
+
+    #[test]
+    fn fuzz_passfile() {
+        fuzz!("passfile", |bytes| {
+            let text = String::from_utf8_lossy(bytes).replace(['\n', '\r'], "");
+            let _ = mesh_fuzz::bounded(bytes.len(), || matching(&text, [None, None, None, None]));
+            // Whatever a name and a password are made of, the line that is written for them is found, and by them alone.
+            let line = |user: &str| {
+                let quoted = |text: &str| text.replace('\\', "\\\\").replace(':', "\\:");
+                let user = if user == "*" { "\\*".to_owned() } else { quoted(user) };
+                format!("h:1:d:{user}:{}", quoted(&text))
+            };
+            let wanted = |user| ["h", "1", "d", user].map(Some);
+            assert_eq!(matching(&line(&text), wanted(&text)).as_deref(), Some(text.as_str()));
+            assert_eq!(matching(&line("*"), wanted("somebody")), None, "an escaped star fits only itself");
+        });
     }
 }

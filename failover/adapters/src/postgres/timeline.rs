@@ -126,6 +126,7 @@ pub enum Lineage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mesh_fuzz::fuzz;
 
     const TEXT: &str = "1\t0/60D4FE0\tno recovery target specified\n\n3\t0/7000000\treason\n";
 
@@ -158,5 +159,19 @@ mod tests {
         let namesake = History::parse(2, "1 0/400 r").unwrap();
         assert_eq!(theirs.fork_from(&namesake), Some((1, Lsn(0x400))));
         assert_eq!(theirs.fork_from(&theirs), Some((2, Lsn(u64::MAX))));
+    }
+
+    #[test]
+    fn fuzz_history() {
+        fuzz!("history", |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let Ok(history) = mesh_fuzz::bounded(bytes.len(), || History::parse(9, &text)) else { return };
+            let timelines: Vec<u32> = history.with_self().iter().map(|ancestor| ancestor.timeline).collect();
+            assert!(timelines.is_sorted_by(|one, next| one < next), "{history:?}");
+            let lines = history.ancestors.iter().map(|a| format!("{}\t{}\treason\n", a.timeline, a.until));
+            assert_eq!(History::parse(9, &lines.collect::<String>()), Ok(history.clone()));
+            assert_eq!(history.fork_from(&history), Some((9, Lsn(u64::MAX))));
+            assert!(history.ancestors.iter().all(|a| history.place(a.timeline, a.until) == Lineage::Within));
+        });
     }
 }

@@ -21,6 +21,9 @@ const SHORT_PAGE_HEADER: u64 = 24;
 /// PostgreSQL refuses longer records (`XLogRecordMaxSize` is 1020 MiB).
 const LONGEST_RECORD: u32 = 1020 * 1024 * 1024;
 
+/// No log comes near this position, and from here on no sum of a position, a record and the rest of a segment overflows.
+const FURTHEST: Lsn = Lsn(u64::MAX - (1 << 33));
+
 /// Kinds of record that matter to a failover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RecordKind {
@@ -115,6 +118,9 @@ impl WalReader {
     /// # Errors
     /// When a file is there and cannot be read.
     pub fn record(&mut self, at: Lsn, previous: Option<Lsn>) -> Result<Step, WalError> {
+        if at > FURTHEST {
+            return Ok(Step::End(EndReason::NoSegment));
+        }
         let start = self.skip_page_header(at);
         let header = match self.bytes(start, HEADER)? {
             Bytes::Here(bytes) => bytes,
@@ -262,10 +268,11 @@ impl WalReader {
         for entry in std::fs::read_dir(&self.dir).map_err(dir_error)? {
             let entry = entry.map_err(dir_error)?;
             let name = entry.file_name();
-            let Some(name) = name.to_str().filter(|name| name.len() == 24 && name[8..] == suffix) else {
-                continue;
-            };
-            let Ok(timeline) = u32::from_str_radix(&name[..8], 16) else { continue };
+            // Whoever keeps files of his own here gives them what name he likes.
+            let of_segment = name.to_str().and_then(|name| name.strip_suffix(suffix.as_str()));
+            let digits =
+                of_segment.filter(|d| d.len() == 8 && d.bytes().all(|byte| byte.is_ascii_hexdigit()));
+            let Some(Ok(timeline)) = digits.map(|digits| u32::from_str_radix(digits, 16)) else { continue };
             if newest.as_ref().is_none_or(|(best, _)| *best < timeline) {
                 newest = Some((timeline, entry.path()));
             }
@@ -292,3 +299,6 @@ fn kind(manager: u8, info: u8) -> RecordKind {
         _ => RecordKind::Other,
     }
 }
+
+#[cfg(test)]
+mod fuzz;

@@ -127,4 +127,18 @@ mod tests {
         assert_eq!(ProcStat::read(i32::MAX).unwrap(), None);
         assert_eq!(parse("nonsense"), None);
     }
+
+    #[test]
+    fn fuzz_stat() {
+        mesh_fuzz::fuzz!("stat", |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let _ = mesh_fuzz::bounded(bytes.len(), || parse(&text));
+            // A process names itself as it likes: what follows the name is read all the same.
+            let name: String = text.chars().take(15).collect();
+            let line = format!("7 ({name}) S 1 7 7 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0\n");
+            let found = parse(&line).unwrap();
+            assert_eq!((found.pid, found.ppid, found.start_ticks), (7, 1, 4711));
+            assert_eq!((found.comm, found.state), (name, RunState::Alive));
+        });
+    }
 }

@@ -98,7 +98,7 @@ impl Replication {
     /// Whether this server can go on sending to a replica that stands at `offset` of `history`, without a whole copy.
     #[must_use]
     pub fn can_continue(&self, history: &ReplId, offset: u64) -> bool {
-        let next = offset + 1;
+        let next = offset.saturating_add(1);
         let mine = *history == self.replid && offset <= self.offset;
         let before = self.replid2.as_ref() == Some(history)
             && self.second_offset.is_some_and(|first_other| next <= first_other);
@@ -113,7 +113,7 @@ impl Replication {
             return Some(offset.saturating_sub(self.offset));
         }
         let fork = self.second_offset.filter(|_| self.replid2.as_ref() == Some(history))?;
-        Some((offset + 1).saturating_sub(fork))
+        Some(offset.saturating_add(1).saturating_sub(fork))
     }
 }
 
@@ -172,13 +172,16 @@ pub(super) fn parse(text: &str) -> Option<Info> {
         // Valkey says 7.2.4 as `redis_version` for old clients, and what it is beside that.
         version: get("valkey_version").or_else(|| get("redis_version"))?.to_owned(),
         run_id: get("run_id")?.to_owned(),
-        pid: get("process_id")?.parse().ok()?,
+        pid: get("process_id")?.parse().ok().filter(|pid| *pid > 0)?,
         cluster: flag("cluster_enabled"),
         loading: flag("loading"),
         unsaved: get("rdb_changes_since_last_save").and_then(|n| n.parse().ok()).unwrap_or(0),
         saving: flag("rdb_bgsave_in_progress"),
         last_save_ok: get("rdb_last_bgsave_status") == Some("ok"),
-        keys: keys.filter_map(|(_, value)| part(value, "keys")?.parse::<u64>().ok()).sum(),
+        // A sum that wrapped would call a server empty.
+        keys: keys
+            .filter_map(|(_, value)| part(value, "keys")?.parse::<u64>().ok())
+            .fold(0, u64::saturating_add),
         replication: parse_replication(&fields)?,
     })
 }
@@ -231,6 +234,7 @@ fn address(host: Option<&str>, port: Option<&str>) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mesh_fuzz::{bounded, fuzz};
 
     const HERE: &str = "bb96987426017584b00ce1b8b40996b740635ab3";
     const BEFORE: &str = "a179f71a5f5fe0d74802420feb7c557dad5d4fa7";
@@ -270,5 +274,30 @@ mod tests {
         assert_eq!(seen.lacks(&before, 58), Some(8));
         assert_eq!(seen.lacks(&here, 100), Some(0));
         assert_eq!(seen.lacks(&ReplId::parse(&"1".repeat(40)).unwrap(), 1), None);
+    }
+
+    #[test]
+    fn fuzz_info() {
+        fuzz!("info", |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let Some(info) = bounded(bytes.len(), || parse(&text)) else { return };
+            assert!(info.pid > 0, "{info:?}");
+            let server = &info.replication;
+            for offset in [0, server.offset, u64::MAX] {
+                let continues = server.can_continue(&server.replid, offset);
+                assert!(
+                    !continues || server.lacks(&server.replid, offset) == Some(0),
+                    "{server:?} at {offset}"
+                );
+                if let Some(before) = &server.replid2 {
+                    let _ = (server.can_continue(before, offset), server.lacks(before, offset));
+                }
+            }
+            if text.lines().any(|line| line.starts_with("db0:keys=") && !line.starts_with("db0:keys=0")) {
+                let read =
+                    fields(&text).get("db0").and_then(|value| part(value, "keys")?.parse::<u64>().ok());
+                assert!(read.is_none_or(|keys| info.keys >= keys), "{} keys of {read:?}", info.keys);
+            }
+        });
     }
 }

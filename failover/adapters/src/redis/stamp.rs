@@ -113,6 +113,7 @@ pub(super) fn system(info: &Info, stamp: Option<&Stamp>) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use mesh_fuzz::{bounded, fuzz};
 
     #[test]
     fn a_stamp_is_read_as_it_was_written() {
@@ -134,5 +135,25 @@ mod tests {
         assert_eq!(parse("", &Value::Array(fields.clone())).unwrap(), Some(stamp));
         assert_eq!(parse("", &Value::Array(Vec::new())).unwrap(), None);
         assert!(parse("", &Value::Array(fields[2..].to_vec())).is_err(), "a damaged key is no missing one");
+    }
+
+    #[test]
+    fn fuzz_answers() {
+        fuzz!("answers", |bytes| {
+            // The client library makes room for 4096 values, whatever is announced.
+            let Ok(value) = bounded(4096 + bytes.len(), || redis::parse_redis_value(bytes)) else { return };
+            let _ = (super::super::gate::parse(&value), super::super::sentinel::parse(&value));
+            let Ok(Some(stamp)) = parse("read", &value) else { return };
+            let words: Vec<Value> = stamp
+                .write()
+                .args_iter()
+                .skip(2)
+                .map(|word| match word {
+                    redis::Arg::Simple(bytes) => Value::BulkString(bytes.to_vec()),
+                    redis::Arg::Cursor | _ => Value::Nil,
+                })
+                .collect();
+            assert_eq!(parse("read", &Value::Array(words)).unwrap(), Some(stamp));
+        });
     }
 }

@@ -85,4 +85,14 @@ mod tests {
             assert!(state(text).is_err(), "{text}");
         }
     }
+
+    #[test]
+    fn fuzz_show() {
+        mesh_fuzz::fuzz!("show", |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let Ok(found) = mesh_fuzz::bounded(bytes.len(), || state(&text)) else { return };
+            assert!(found.main_pid.is_none_or(|pid| pid > 0));
+            assert!(text.contains("LoadState=") && text.contains("ActiveState="), "{found:?} of {text:?}");
+        });
+    }
 }

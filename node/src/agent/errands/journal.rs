@@ -199,4 +199,23 @@ mod tests {
         std::fs::write(dir.path().join("errands"), b"MESHgarbage").unwrap();
         assert!(matches!(Journal::open(dir.path()), Err(JournalError::Damaged { .. })));
     }
+
+    #[test]
+    fn fuzz_errands() {
+        mesh_fuzz::fuzz!("errands", |bytes| {
+            let dir = tempfile::tempdir().unwrap();
+            let open = |bytes: &[u8]| {
+                std::fs::write(dir.path().join("errands"), bytes).unwrap();
+                mesh_fuzz::bounded(bytes.len(), || Journal::open(dir.path()).map(|found| found.lines))
+            };
+            let Ok(found) = open(bytes) else { return };
+            let written = codec::encode(Kind::Errands, &found).unwrap();
+            for cut in [0, bytes.len() / 2, bytes.len() - 1] {
+                assert!(open(&bytes[..cut]).is_err(), "a file that ends early is no whole one");
+            }
+            let damaged = mesh_fuzz::flipped(&written, bytes).unwrap();
+            assert!(open(&damaged).is_err(), "a turned bit was not noticed");
+            assert_eq!(open(&written).unwrap(), found);
+        });
+    }
 }

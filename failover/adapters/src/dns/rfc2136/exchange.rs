@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout_at;
 
 use super::key::Key;
+use super::message;
 
 /// Why a message has no usable answer.
 #[derive(Debug, thiserror::Error)]
@@ -118,7 +119,7 @@ impl Connection {
         let answered = timeout_at(deadline.into(), converse(&mut self.stream, &bytes)).await;
         let bytes = answered.map_err(|_| ExchangeError::Late { server })?;
         let bytes = bytes.map_err(|source| ExchangeError::Broken { server, source })?;
-        let answer = Message::from_vec(&bytes).map_err(|_| ExchangeError::NotDns { server })?;
+        let answer = message::parse(&bytes).ok_or(ExchangeError::NotDns { server })?;
         if answer.id != message.id || answer.op_code != message.op_code {
             return Err(ExchangeError::NotDns { server });
         }

@@ -1,6 +1,8 @@
 //! The TSIG key, read from its file whenever it is needed, so that a new secret is taken without a restart. It is never
 //! shown: not in errors, not in debug output.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use hickory_proto::rr::rdata::tsig::TsigAlgorithm;
@@ -9,7 +11,7 @@ use hickory_proto::rr::{Name, TSigner};
 /// How far the clocks of both hosts may differ, in seconds (RFC 8945 recommends this).
 const FUDGE: u16 = 300;
 /// Longest accepted secret file.
-const FILE_MAX: usize = 4096;
+const FILE_MAX: u64 = 4096;
 
 /// Which key, and where its secret is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,15 +88,18 @@ impl std::fmt::Debug for Key {
 }
 
 fn secret(path: &Path) -> Result<Vec<u8>, KeyError> {
-    let bytes = std::fs::read(path).map_err(|source| KeyError::Read { path: path.to_owned(), source })?;
-    let none = || KeyError::NoSecret { path: path.to_owned() };
-    let text = std::str::from_utf8(&bytes).ok().filter(|text| text.len() <= FILE_MAX).ok_or_else(none)?;
-    let encoded = match text.split_once("secret") {
-        Some((_, rest)) => rest.split('"').nth(1).ok_or_else(none)?,
-        None => text.trim(),
-    };
-    let secret = data_encoding::BASE64.decode(encoded.as_bytes()).map_err(|_| none())?;
-    if secret.is_empty() { Err(none()) } else { Ok(secret) }
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(FILE_MAX + 1).read_to_end(&mut bytes));
+    read.map_err(|source| KeyError::Read { path: path.to_owned(), source })?;
+    decoded(&bytes).ok_or_else(|| KeyError::NoSecret { path: path.to_owned() })
+}
+
+/// The secret in a file. One that stands alone may spell the word that names it in the other form.
+fn decoded(bytes: &[u8]) -> Option<Vec<u8>> {
+    let text = std::str::from_utf8(bytes).ok().filter(|text| text.len() as u64 <= FILE_MAX)?;
+    let decode = |encoded: &str| data_encoding::BASE64.decode(encoded.as_bytes()).ok();
+    let named = || decode(text.split_once("secret")?.1.split('"').nth(1)?);
+    decode(text.trim()).or_else(named).filter(|secret| !secret.is_empty())
 }
 
 #[cfg(test)]
@@ -121,7 +126,26 @@ mod tests {
             let error = file.load().unwrap_err();
             assert!(matches!(error, KeyError::NoSecret { .. }), "{text:?}");
         }
+        // Base64 that happens to spell the word.
+        std::fs::write(&path, "AAsecretAAA=").unwrap();
+        assert_eq!(file.load().unwrap().0.key(), data_encoding::BASE64.decode(b"AAsecretAAA=").unwrap());
         std::fs::remove_file(&path).unwrap();
         assert!(matches!(file.load(), Err(KeyError::Read { .. })));
+    }
+
+    #[test]
+    fn fuzz_key() {
+        mesh_fuzz::fuzz!("key", |bytes| {
+            let _ = mesh_fuzz::bounded(bytes.len(), || decoded(bytes));
+            let short = &bytes[..bytes.len().min(64)];
+            let encoded = data_encoding::BASE64.encode(short);
+            let generated =
+                format!("key \"mesh\" {{\n\talgorithm hmac-sha256;\n\tsecret \"{encoded}\";\n}};\n");
+            for text in [format!("{encoded}\n"), generated] {
+                let found = decoded(text.as_bytes());
+                assert_eq!(found.as_deref(), Some(short).filter(|short| !short.is_empty()), "{text}");
+            }
+            assert_eq!(decoded(&[bytes, &[b'A'; 4097]].concat()), None, "longer than any secret");
+        });
     }
 }

@@ -22,6 +22,17 @@ fn name(text: &str) -> Result<Name, NoWireForm> {
     Name::from_ascii(text).map_err(|_| NoWireForm(text.to_owned()))
 }
 
+/// Shortest question and record: the root's name, and what stands behind it (RFC 1035 §4.1.2 and §4.1.3).
+const QUESTION_MIN: usize = 5;
+const RECORD_MIN: usize = 11;
+
+/// Reads an answer. Room is made for as many records as its head announces, so they must fit into it.
+pub(super) fn parse(bytes: &[u8]) -> Option<Message> {
+    let count = |at: usize| Some(usize::from(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?)));
+    let least = count(4)? * QUESTION_MIN + (count(6)? + count(8)? + count(10)?) * RECORD_MIN;
+    (least <= bytes.len()).then(|| Message::from_vec(bytes).ok()).flatten()
+}
+
 /// A question about one name, to the server's own knowledge.
 pub(super) fn question(text: &str, kind: RecordType) -> Result<Message, NoWireForm> {
     let mut message = Message::query();
@@ -173,5 +184,24 @@ pub(super) fn verdict(code: ResponseCode) -> Verdict {
         | ResponseCode::BADTRUNC
         | ResponseCode::BADCOOKIE
         | ResponseCode::Unknown(_) => Verdict::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzz_message() {
+        mesh_fuzz::fuzz!("message", |bytes| {
+            let Some(answer) = mesh_fuzz::bounded(bytes.len(), || parse(bytes)) else { return };
+            let _ = verdict(answer.response_code);
+            for kind in [RecordType::A, RecordType::AAAA, RecordType::CNAME, RecordType::TXT, RecordType::NS]
+            {
+                let (values, _ttl) =
+                    mesh_fuzz::bounded(bytes.len(), || values(&answer, "_mesh-epoch.db.lab.test.", kind));
+                assert!(values.is_sorted() && values.len() <= answer.answers.len());
+            }
+        });
     }
 }

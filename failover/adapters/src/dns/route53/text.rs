@@ -82,4 +82,16 @@ mod tests {
         assert_eq!(unquoted("\"a b\"  \"c\""), "a bc");
         assert_eq!(unquoted("bare words"), "bare words");
     }
+
+    #[test]
+    fn fuzz_text() {
+        mesh_fuzz::fuzz!("text", |bytes| {
+            let text = String::from_utf8_lossy(bytes);
+            let read = mesh_fuzz::bounded(bytes.len(), || unquoted(&text));
+            assert!(read.chars().count() <= text.len());
+            let written = quoted(&text);
+            assert!(written.bytes().all(|byte| (b' '..=b'~').contains(&byte)));
+            assert_eq!(unquoted(&written), text);
+        });
+    }
 }

@@ -84,3 +84,22 @@ pub(super) async fn enter(
 pub(super) async fn clear(instance: &Instance, deadline: Instant) -> Result<(), JournalError> {
     Ok(durable::remove(&path(instance), deadline).await?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fuzz_journal() {
+        mesh_fuzz::fuzz!("journal", |bytes| {
+            let read = |bytes: &[u8]| serde_json::from_slice::<Journal>(bytes);
+            let Ok(journal) = mesh_fuzz::bounded(bytes.len(), || read(bytes)) else { return };
+            let written = serde_json::to_vec(&journal).unwrap();
+            assert_eq!(read(&written).unwrap(), journal);
+            assert!(
+                (0..written.len()).all(|cut| read(&written[..cut]).is_err()),
+                "half of it was taken for a whole"
+            );
+        });
+    }
+}
