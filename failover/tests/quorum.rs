@@ -7,11 +7,12 @@
 use std::collections::BTreeSet;
 
 use mesh_failover::state::{Group, MeshState};
-use mesh_proto::command::{Applied, Command, Entry, MemberRecord};
+use mesh_proto::command::{Applied, Command, Entry, MemberRecord, StepIntent};
+use mesh_proto::effect::Effect;
 use mesh_proto::evidence::Position;
 use mesh_proto::lease::{Expiry, Frozen, LeaseTerm, Proof};
 use mesh_proto::quorum::{DurabilityProof, FrozenAt, QuorumMember};
-use mesh_proto::run::{Actor, Plan, RunKind, Signal};
+use mesh_proto::run::{Actor, Phase, Plan, RunKind, Signal};
 use mesh_proto::spec::{GroupSpec, Open};
 use mesh_proto::{
     DataIncarnation, Epoch, Generation, GuardIncarnation, LeaseNo, Lsn, Millis, NodeId, RunId, Wall,
@@ -328,4 +329,34 @@ fn a_frozen_commit_quorum_promotes_only_where_the_group_opens_on_durability_alon
             }
         }
     }
+}
+
+/// An entry that was proposed in one phase may be applied in the next: what it begins there is sent by nobody. Begun again, the
+/// step belongs to the phase and the epoch of now.
+#[test]
+fn a_step_that_is_begun_again_belongs_to_the_phase_of_now() {
+    let mut log = Log::founded();
+    log.done(change(1, 1, 1, &["pg-b", "pg-c"]));
+    log.done(confirm(2));
+    let run = log.taking_over();
+    let group = || "g".parse().unwrap();
+    let route = Effect::Route { route: "r".parse().unwrap(), instance: "pg-b".parse().unwrap() };
+    let begin = |attempt| Command::StepsStarted {
+        group: group(),
+        run,
+        steps: vec![StepIntent { step: 1, attempt, effect: route.clone() }],
+    };
+    log.done(begin(1));
+    log.done(log.promotion(run, "pg-b", frozen(&[("pg-b", 10), ("pg-c", 9)])));
+    log.done(Command::Signalled {
+        group: group(),
+        run,
+        signal: Signal::StepsDone,
+        detail: String::new(),
+        cause: None,
+    });
+    let step = |log: &Log| log.group().active_run().unwrap().steps[&1].clone();
+    assert_eq!((step(&log).phase, step(&log).epoch), (Phase::Fencing, Epoch(1)));
+    log.done(begin(2));
+    assert_eq!((step(&log).phase, step(&log).epoch, step(&log).attempts), (Phase::Routing, Epoch(2), 2));
 }

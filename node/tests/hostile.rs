@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use mesh_node::ca;
@@ -99,8 +100,8 @@ impl Agent {
     /// A new connection of a peer gets in, and so does one of a load balancer, each in good time.
     async fn is_well(&self, while_what: &str) {
         let began = Instant::now();
-        let material =
-            self.material(&format!("peer-{}", began.elapsed().as_nanos() % 7 + u128::from(port())));
+        static PEERS: AtomicU32 = AtomicU32::new(0);
+        let material = self.material(&format!("peer-{}", PEERS.fetch_add(1, Ordering::Relaxed)));
         let channel = Dialer::new(material).channel(&identity("east"), &self.mtls.to_string()).unwrap();
         let report = Report {
             agent: "somebody-else".parse().unwrap(),

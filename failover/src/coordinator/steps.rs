@@ -80,6 +80,14 @@ impl Driver {
                     next += 1;
                 }
                 Some((number, step)) => match &step.outcome {
+                    // Begun by an entry that was late, in another phase: nobody sends it, so it is begun anew.
+                    None if !errands::due_in(effect, step.phase, run.phase) => {
+                        begin.push(StepIntent {
+                            step: number,
+                            attempt: step.attempts + 1,
+                            effect: effect.clone(),
+                        });
+                    }
                     None => running = true,
                     Some(Outcome::Done(_)) => {}
                     Some(Outcome::Refused { code, detail }) => {

@@ -219,6 +219,9 @@ impl Group {
                     if matches!(step.outcome, Some(Outcome::Done(_))) {
                         return Err(Refused::Forbidden(format!("step {} is done", intent.step)));
                     }
+                    // An entry that was late may have begun it in a phase in which it is never sent.
+                    step.phase = run.phase;
+                    step.epoch = epoch;
                     step.attempts = intent.attempt;
                     step.outcome = None;
                     step.ended = None;
