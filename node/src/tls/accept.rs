@@ -71,7 +71,9 @@ async fn accept(
     ready: mpsc::Sender<MeshStream>,
 ) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
-    let strangers = Arc::new(Sparing::default());
+    let strangers = Sparing::default();
+    // Lines of its own: a crowd must not keep back why somebody was refused.
+    let refusals = Arc::new(Sparing::default());
     // Owned here, so that nothing outlives the listener: aborting this task drops the crowd and ends its tasks.
     let mut crowd = Crowd::new(HANDSHAKES);
     loop {
@@ -92,7 +94,7 @@ async fn accept(
             continue;
         };
         let (acceptor, mesh, ready) = (acceptor.clone(), mesh.clone(), ready.clone());
-        let complaints = Arc::clone(&strangers);
+        let complaints = Arc::clone(&refusals);
         let crowded = crowd.admit(async move {
             let refusal = match tokio::time::timeout(HANDSHAKE_DEADLINE, identify(stream, acceptor, &mesh))
                 .await
