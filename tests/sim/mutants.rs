@@ -17,7 +17,7 @@ const TABLE: [(&str, u64); 22] = [
     ("pledge-not-persisted", 0),
     ("restart-forgets-grants", 11),
     ("grant-forgotten-early", 14),
-    ("no-self-fence", 8),
+    ("no-self-fence", 13),
     ("receipt-before-fence", 12),
     ("voters-at-once", 149),
     ("errands-unordered", 0),
