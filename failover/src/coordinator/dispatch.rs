@@ -57,7 +57,7 @@ impl Driver {
     fn send_steps(&mut self, context: &Context<'_>, group: &Group, run: &Run, todo: &mut Vec<Todo>) {
         for (number, step) in &run.steps {
             // A step of an earlier phase that never ended is left alone: its phase went on without it, and its epoch
-            // or generation makes it harmless.
+            // or generation makes it harmless. If this phase wants it too, `standing` begins it anew.
             if step.outcome.is_some() || !errands::due_in(&step.effect, step.phase, run.phase) {
                 continue;
             }

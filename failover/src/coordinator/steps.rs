@@ -80,7 +80,7 @@ impl Driver {
                     next += 1;
                 }
                 Some((number, step)) => match &step.outcome {
-                    // Begun by an entry that was late, in another phase: nobody sends it, so it is begun anew.
+                    // Begun in another phase, by an entry that was late: nobody sends it now, so it is begun anew.
                     None if !errands::due_in(effect, step.phase, run.phase) => {
                         begin.push(StepIntent {
                             step: number,
@@ -116,9 +116,12 @@ impl Driver {
         }
     }
 
-    /// Commits the intents, and remembers that they are this leader's own.
+    /// Commits the intents, and remembers that they are this leader's own. One that stands without an outcome is not: some
+    /// leader may have sent it in the phase in which it was begun, so it is verified first.
     pub(super) fn begin(&mut self, group: &Group, run: RunId, steps: Vec<StepIntent>) -> Command {
-        for intent in &steps {
+        let known = group.active_run().map(|run| &run.steps);
+        let open = |step: u32| known.and_then(|steps| steps.get(&step)).is_some_and(|s| s.outcome.is_none());
+        for intent in steps.iter().filter(|intent| !open(intent.step)) {
             self.mine.insert(StepRef { run, step: intent.step, attempt: intent.attempt });
         }
         Command::StepsStarted { group: group.spec.group.clone(), run, steps }
