@@ -221,7 +221,8 @@ pub enum Command {
         /// Why.
         reason: String,
     },
-    /// The pause ends: only after the guard holds a lease number newer than the pause, or after its full length.
+    /// The pause ends: only after the guard holds a lease number newer than the pause, after a receipt for the lease in
+    /// force, or after its full length.
     Resumed {
         /// The group.
         group: GroupName,
@@ -280,7 +281,7 @@ const fn is_false(value: &bool) -> bool {
 }
 
 /// Why a pause may end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ResumeProof {
     /// The guard holds this lease, acquired after the pause began.
@@ -289,6 +290,8 @@ pub enum ResumeProof {
     Waited(Millis),
     /// The group has no primary yet, or the pause was never in force.
     NothingHeld,
+    /// The guard has fenced the primary for good under the lease that is in force, so the pause holds nothing any more.
+    Fenced(Box<crate::lease::Receipt>),
 }
 
 /// One step about to be executed.

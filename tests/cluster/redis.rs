@@ -103,6 +103,30 @@ async fn a_killed_redis_that_may_not_be_replaced_is_not_opened_with_what_it_has_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_redis_killed_in_a_pause_is_failed_over_when_the_pause_ends() {
+    let _turn = turn().await;
+    let cluster = formed("").await;
+    let writer = client(&cluster).await;
+    cluster.must(WITNESS, &["pause", "--for", "10m", "--reason", "held back"]).await.unwrap();
+    cluster.redis[EAST].signal(Signal::KILL).unwrap();
+    // Longer than a lease: nothing may be opened and nobody promoted.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let group = cluster.group().await.unwrap();
+    assert!(group.run.is_none(), "{:?}", group.run);
+    assert!(!cluster.redis[DR].replication().await.unwrap().contains("role:master"));
+    let said = cluster.must(WITNESS, &["resume"]).await;
+    cluster.explained(said).await.unwrap();
+    let flows = writer.flows(100, LIMIT).await;
+    cluster.explained(flows).await.unwrap();
+    let healthy = cluster.until_healthy("redis-dr", LONG).await;
+    cluster.explained(healthy).await.unwrap();
+    let acknowledged = writer.stop().await.unwrap();
+    assert!(cluster.redis[DR].lost(&acknowledged).await.unwrap().len() < 10, "what was in memory is gone");
+    let said = cluster.must(WITNESS, &["audit", "show", "-n", "40"]).await.unwrap();
+    assert!(said.out.contains("its primary was fenced meanwhile"), "{}", said.out);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_redis_is_failed_over_and_acknowledges_nothing_when_it_thaws() {
     let _turn = turn().await;
     let cluster = formed("").await;

@@ -102,14 +102,7 @@ impl Driver {
         // One that crashes at every start is not started as fast as it can crash.
         let rested = self.lease_seen.is_some_and(|(_, since)| context.now.since(since) >= OPEN_AGAIN_AFTER);
         let free = group.takeover.is_none() && group.active_run().is_none();
-        // A Redis that was killed has forgotten what it had not saved, and its replicas have not.
-        let forgets = match group.spec.engine {
-            Engine::Postgres => false,
-            Engine::Redis => plan::assess(context.now, group, context.heard, plan::Waived::default())
-                .iter()
-                .any(|standing| standing.rejected.is_none()),
-        };
-        (same && fenced && down && rested && free && !forgets).then(|| {
+        (same && fenced && down && rested && free && !has_forgotten(context, group)).then(|| {
             Step::Go(vec![Command::LeaseGranted {
                 group: group.spec.group.clone(),
                 instance: primary.instance.clone(),
@@ -291,6 +284,12 @@ impl Driver {
         if status.guard != lease.guard {
             return None;
         }
+        if has_forgotten(context, group) {
+            // Its lease ends with the pause, not the other way round: what follows is an ordinary failover.
+            let receipt = status.receipt.clone().filter(|receipt| receipt.term == lease.term)?;
+            let how = ResumeProof::Fenced(Box::new(receipt));
+            return Some(Step::Go(vec![Command::Resumed { group: name, pause: pause.id, how }]));
+        }
         Some(Step::Go(vec![Command::LeaseGranted {
             group: name,
             instance: primary.instance.clone(),
@@ -301,6 +300,24 @@ impl Driver {
             reason: "the pause ends".to_owned(),
         }]))
     }
+}
+
+/// Whether the primary lost with its process what a standby still has: a Redis keeps in its memory what it has not saved, and
+/// would lead its replicas to take over the little that it starts with. However far behind such a replica may be.
+pub(super) fn has_forgotten(context: &Context<'_>, group: &Group) -> bool {
+    match group.spec.engine {
+        Engine::Postgres => return false,
+        Engine::Redis => {}
+    }
+    let Some(primary) = &group.primary else { return false };
+    let fresh = group.timing.fresh;
+    let runs_no_more = context
+        .heard
+        .fresh_guard(context.now, &group.spec.group, &primary.instance, fresh)
+        .is_some_and(|status| matches!(status.process, ProcessState::Stopped | ProcessState::Died));
+    let waived = plan::Waived { lag: true, loss: true };
+    runs_no_more
+        && plan::assess(context.now, group, context.heard, waived).iter().any(|s| s.rejected.is_none())
 }
 
 fn signal_for(group: &Group, run: mesh_proto::RunId, kind: Signal, why: &str) -> Option<Step> {

@@ -8,6 +8,7 @@ use mesh_proto::{GroupName, InstanceName};
 
 use super::decide::Step;
 use super::errands::{Prepared, leave};
+use super::idle::has_forgotten;
 use super::steps::Standing;
 use super::{Context, Driver, ROUTES_DEADLINE, STUCK_RETRY, TAKEOVERS_MAX};
 use crate::lease::CLOCK_BOUNDS;
@@ -285,6 +286,9 @@ impl Driver {
             Step::Go(vec![signal(group, run, Signal::StepFailed, why)])
         };
         if group.takeover.is_some() {
+            if has_forgotten(context, group) {
+                return failed("the primary's process is gone, and a standby has what it had in memory");
+            }
             return match self.grant_again(context, group, run, "the run ends without a change of primary") {
                 Step::Rest if self.never_again(context, group, run) => {
                     failed("the primary was lost again before it got a new lease")
@@ -432,7 +436,7 @@ impl Driver {
                 };
                 usable && status.data.as_ref() == Some(&primary.data) && status.trouble.is_none()
             },
-        )
+        ) && !has_forgotten(context, group)
     }
 
     /// What proves that the lease being ended is over, if anything does.

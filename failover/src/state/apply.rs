@@ -131,7 +131,7 @@ impl MeshState {
             Command::Paused { group, length, counted_from, reason } => {
                 self.group_mut(group)?.pause(stamp, *length, counted_from.as_ref(), reason)
             }
-            Command::Resumed { group, pause, how } => self.group_mut(group)?.resume(*pause, *how),
+            Command::Resumed { group, pause, how } => self.group_mut(group)?.resume(*pause, how),
             Command::Acknowledged { group } => {
                 self.group_mut(group)?.hold_down = None;
                 Ok(())

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use mesh_proto::command::{Refused, ResumeProof};
-use mesh_proto::lease::{Electorate, LeaseKey, LeaseRecord, LeaseTerm, Proof, StatusRef};
+use mesh_proto::lease::{Electorate, LeaseKey, LeaseRecord, LeaseTerm, Proof, Receipt, StatusRef};
 use mesh_proto::spec::Open;
 use mesh_proto::{DataIncarnation, Epoch, GuardIncarnation, InstanceName, LeaseNo, Millis, NodeId};
 
@@ -102,7 +102,6 @@ impl Group {
         proof: &Proof,
         electorate: &Electorate,
     ) -> Result<(), Refused> {
-        let key = LeaseKey { group: self.spec.group.clone(), instance: instance.clone() };
         match proof {
             Proof::Frozen(frozen) => {
                 let opens = self.spec.open == Open::DurabilityOnly && asked(self);
@@ -115,17 +114,7 @@ impl Group {
                 compare("the lease that is granted no more", &ends, &frozen.term)?;
                 check_pledges(electorate, frozen.electorate, frozen.pledges.iter().copied())
             }
-            Proof::Receipt(receipt) => {
-                if receipt.key != key {
-                    return Err(conflict("the receipt's instance", &key, &receipt.key));
-                }
-                compare("the receipt's lease", &ends, &receipt.term)?;
-                let Some(lease) = self.leases.get(instance) else {
-                    return Err(Refused::Forbidden(format!("{instance} never had a lease")));
-                };
-                compare("the receipt's guard", &lease.guard, &receipt.guard)?;
-                compare("the receipt's data", &lease.data, &receipt.data)
-            }
+            Proof::Receipt(receipt) => self.check_receipt(instance, ends, receipt),
             Proof::Expired(expiry) => {
                 if self.pause.is_some() {
                     return Err(Refused::Forbidden(
@@ -145,6 +134,25 @@ impl Group {
                 Ok(())
             }
         }
+    }
+
+    /// Whether a receipt ends this lease: of that instance, that guard's life and that data.
+    fn check_receipt(
+        &self,
+        instance: &InstanceName,
+        ends: LeaseTerm,
+        receipt: &Receipt,
+    ) -> Result<(), Refused> {
+        let key = LeaseKey { group: self.spec.group.clone(), instance: instance.clone() };
+        if receipt.key != key {
+            return Err(conflict("the receipt's instance", &key, &receipt.key));
+        }
+        compare("the receipt's lease", &ends, &receipt.term)?;
+        let Some(lease) = self.leases.get(instance) else {
+            return Err(Refused::Forbidden(format!("{instance} never had a lease")));
+        };
+        compare("the receipt's guard", &lease.guard, &receipt.guard)?;
+        compare("the receipt's data", &lease.data, &receipt.data)
     }
 
     pub(super) fn pause(
@@ -177,14 +185,16 @@ impl Group {
         Ok(())
     }
 
-    /// PROTOCOL, Pause: ends only with a fresh lease number held, or after the whole length by the leader's own clock.
-    pub(super) fn resume(&mut self, id: u64, how: ResumeProof) -> Result<(), Refused> {
+    /// PROTOCOL, Pause: ends only with a fresh lease number held, after a receipt, which is a proof while paused too, or
+    /// after the whole length by the leader's own clock.
+    pub(super) fn resume(&mut self, id: u64, how: &ResumeProof) -> Result<(), Refused> {
         let Some(pause) = &self.pause else {
             return Err(Refused::Forbidden("the group is not paused".to_owned()));
         };
         compare("the pause", &id, &pause.id)?;
         match how {
             ResumeProof::HoldsLease(lease_no) => {
+                let lease_no = *lease_no;
                 if lease_no <= pause.lease_no || self.lease().map(|l| l.term.lease_no) != Some(lease_no) {
                     return Err(Refused::Forbidden(format!(
                         "lease {lease_no} was not acquired after the pause began"
@@ -193,7 +203,7 @@ impl Group {
             }
             ResumeProof::Waited(waited) => {
                 let least = pause.length.plus(self.timing.lease).plus(self.largest_fence);
-                if waited < least {
+                if *waited < least {
                     return Err(Refused::Forbidden(format!("waited {waited}, which is less than {least}")));
                 }
             }
@@ -203,6 +213,12 @@ impl Group {
                         "the group has a primary, whose lease the pause froze".to_owned(),
                     ));
                 }
+            }
+            ResumeProof::Fenced(receipt) => {
+                let (Some(primary), Some(lease)) = (&self.primary, self.lease()) else {
+                    return Err(Refused::Forbidden("the group has no primary that was fenced".to_owned()));
+                };
+                self.check_receipt(&primary.instance, lease.term, receipt)?;
             }
         }
         self.pause = None;

@@ -1,7 +1,7 @@
 //! A command in one line for people, told from the state after it: what a step did, and what a run does now. The words
 //! are part of the audit's records, so of its hashes: agents of one mesh must say the same.
 
-use mesh_proto::command::Command;
+use mesh_proto::command::{Command, ResumeProof};
 use mesh_proto::effect::Outcome;
 use mesh_proto::lease::Proof;
 use mesh_proto::run::{Run, Signal};
@@ -79,6 +79,9 @@ impl MeshState {
                 ended(&what, outcome)
             }
             Command::Paused { length, reason, .. } => format!("paused for at most {length}: {reason}"),
+            Command::Resumed { how: ResumeProof::Fenced(_), .. } => {
+                "pause ended: its primary was fenced meanwhile, which a receipt proves".to_owned()
+            }
             Command::Resumed { .. } => "pause ended".to_owned(),
             Command::Acknowledged { .. } => "hold-down ended".to_owned(),
             Command::RunOverridden { site, accept_loss, reason, .. } => {
