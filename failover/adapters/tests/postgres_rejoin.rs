@@ -90,7 +90,8 @@ async fn planned_hand_over_under_load_loses_nothing_and_comes_back() {
     confirm(b, stopped.point.data_end, soon(5)).await.unwrap();
     confirm(b, stopped.point.end, soon(5)).await.unwrap();
     figure("hand-over: confirm", confirming.elapsed());
-    promote(b, None, soon(5)).await.unwrap();
+    let promoted = promote(b, None, Instant::now() + LONG).await.unwrap();
+    figure("hand-over: promote", promoted.took);
     let row = EpochRow { epoch: 2, lease_no: 1, instance: "b".into() };
     record_epoch(b, &row, Durability::Local, soon(5)).await.unwrap();
     figure("hand-over: request to first write elsewhere", began.elapsed());
@@ -104,8 +105,10 @@ async fn planned_hand_over_under_load_loses_nothing_and_comes_back() {
     assert_eq!(back.position.timeline, 2);
     // And the way back, from the new side.
     let stopped = stop_fast(b, b_master, Duration::from_millis(300), soon(10)).await.unwrap();
+    figure("hand-over back: fast stop", stopped.took);
     confirm(&a, stopped.point.end, soon(5)).await.unwrap();
-    let again = promote(&a, None, soon(5)).await.unwrap();
+    let again = promote(&a, None, Instant::now() + LONG).await.unwrap();
+    figure("hand-over back: promote", again.took);
     assert_eq!(again.timeline, 3);
     write(&a, "home").await;
 }
