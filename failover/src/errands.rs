@@ -13,7 +13,7 @@ use mesh_proto::spec::{Errand, GroupSpec, Moves, OnFailure, Point, When, Work};
 use mesh_proto::{InstanceName, Millis, SiteName};
 
 use crate::mutants::{Mutant, Mutants};
-pub use check::{beside, check};
+pub use check::{beside, check, needed};
 
 /// The errands of a run from one instance to one of the candidates: for each site that it may lead to.
 #[must_use]
@@ -47,6 +47,7 @@ pub fn planned(
             at: service.at,
             when,
             after: service.after.clone(),
+            needs: if work == Work::Stop { Vec::new() } else { service.needs.clone() },
             deadline: seconds(service.deadline_seconds),
             on_failure: service.on_failure,
         });
@@ -64,6 +65,7 @@ pub fn planned(
                 at: hook.at,
                 when: hook.only_to.clone().map_or(When::Always, When::To),
                 after: hook.after.clone(),
+                needs: hook.needs.clone(),
                 deadline: seconds(hook.deadline_seconds),
                 on_failure: hook.on_failure,
             });

@@ -184,8 +184,9 @@ fn check_engine(spec: &GroupSpec) -> Vec<Finding> {
 /// backend would undo each other's routes.
 #[must_use]
 pub fn check_beside<'a>(spec: &GroupSpec, groups: impl Iterator<Item = &'a GroupSpec>) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    for other in groups.filter(|other| other.group != spec.group) {
+    let others: Vec<_> = groups.filter(|other| other.group != spec.group).collect();
+    let mut findings = crate::errands::needed(spec, others.iter().copied());
+    for other in others {
         findings.extend(crate::errands::beside(spec, other));
         for instance in &spec.instances {
             let (field, what) = if other.instances.iter().any(|i| i.name == instance.name) {

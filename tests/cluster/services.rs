@@ -7,8 +7,9 @@ use std::time::Duration;
 use mesh_proto::effect::{Effect, Finding, Outcome};
 use mesh_proto::run::{Phase, Run, Step, StuckCause};
 use mesh_proto::spec::Work;
-use mesh_tests::lab::cluster::{Cluster, DR, EAST, WITNESS};
+use mesh_tests::lab::cluster::{Also, Cluster, DR, EAST, WITNESS, Wanted};
 use mesh_tests::lab::haproxy::Follows;
+use mesh_tests::lab::mesh::CACHE;
 use mesh_tests::lab::process::{Said, command, lives, must};
 use mesh_tests::lab::wait::{Look, until};
 
@@ -320,4 +321,63 @@ async fn a_hook_whose_agent_died_under_it_is_not_repeated_unasked() {
     let told: serde_json::Value = serde_json::from_str(&read(&dir.join("hooks/slow.told"))).unwrap();
     assert_eq!(told["attempt"].as_u64(), Some(2));
     cluster.until_healthy("pg-dr", LIMIT).await.unwrap();
+}
+
+/// The order that spans two engines: PostgreSQL moves while Redis is down, and the service that needs both waits for the
+/// run of the other group; neither the promotion nor the route waits with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_waits_for_the_primary_of_another_group_that_it_needs() {
+    let _turn = turn().await;
+    let wanted = Wanted { also: vec![Also::Redis], ..wanted(Follows::RuntimeApi, "") };
+    let mut cluster = Cluster::raise(wanted).await.unwrap();
+    cluster.prepare().await.unwrap();
+    service(&mut cluster, DR, "needs = [\"cache\"]");
+    hook(&mut cluster, "report", "0", "after = [\"api-dr\"]\nneeds = [\"cache\"]");
+    cluster.form_prepared().await.unwrap();
+    let (dir, writer) = (cluster.dir().to_owned(), cluster.writer());
+    flowing(&writer).await;
+    let plan = ask(&cluster, &["plan", "--site", "dr", "--group", "orders"]).await;
+    has(&plan.out, &["start service api-dr by dr, once the primary of cache accepts writes"]);
+
+    let args = ["pause", "--group", CACHE, "--for", "10m", "--reason", "held back"];
+    cluster.must(WITNESS, &args).await.unwrap();
+    cluster.redis[EAST].kill().unwrap();
+    let counted = writer.count();
+    let args = ["switchover", "--group", "orders", "--site", "dr", "--yes", "--detach", "--reason", "test"];
+    cluster.must(WITNESS, &args).await.unwrap();
+    let begun = until("the service waits beside routes that are led", LIMIT, || async {
+        let run = cluster.group().await?.run;
+        let waits = run.as_ref().and_then(|run| step(run, "api-dr")).is_some_and(|s| s.outcome.is_none());
+        let finishing = run.is_some_and(|run| run.phase == Phase::Finishing);
+        let flows = writer.count() > counted + 100;
+        Ok(if waits && finishing && flows {
+            Look::There(())
+        } else {
+            Look::NotYet(format!("waits {waits}, finishing {finishing}, flows {flows}"))
+        })
+    });
+    let begun = begun.await;
+    cluster.explained(begun).await.unwrap();
+    assert!(cluster.servers[DR].is_primary().await.unwrap());
+    assert!(!dir.join("api-dr/pid").exists(), "it was started without the cache");
+
+    cluster.must(WITNESS, &["resume", "--group", CACHE]).await.unwrap();
+    let run = cluster.until_run_done(None, LIMIT).await;
+    let run = cluster.explained(run).await.unwrap();
+    assert!(done(&run, "api-dr") && done(&run, "report"), "{run:#?}");
+    let cache = cluster.group_named(CACHE).await.unwrap();
+    assert_eq!(cache.primary.unwrap().as_str(), "redis-dr");
+    let promoted = promoted_at(&cache.run.unwrap());
+    let listening = std::fs::metadata(dir.join("api-dr/pid")).unwrap().modified().unwrap();
+    let listening = listening.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+    assert!(
+        listening > u128::from(promoted),
+        "the service listened at {listening}, Redis served at {promoted}"
+    );
+}
+
+/// When the new primary of a run had taken over, in ms of the wall clock that all agents of the laboratory share.
+fn promoted_at(run: &Run) -> u64 {
+    let promote = run.steps.values().find(|step| matches!(step.effect, Effect::Promote { .. }));
+    promote.and_then(|step| step.ended).unwrap().0
 }

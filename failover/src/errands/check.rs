@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use mesh_proto::command::MemberRecord;
 use mesh_proto::spec::{CheckSpec, Engine, GroupSpec, HookSpec, OnFailure, Point, ServiceSpec};
-use mesh_proto::{AgentName, ErrandName, SiteName};
+use mesh_proto::{AgentName, ErrandName, GroupName, SiteName};
 
 use super::contradiction;
 use crate::policy::Finding;
@@ -70,6 +70,27 @@ pub fn beside(spec: &GroupSpec, other: &GroupSpec) -> Vec<Finding> {
     found.collect()
 }
 
+/// Checks that the groups that services and hooks need are there. `groups` are the others.
+#[must_use]
+pub fn needed<'a>(spec: &GroupSpec, groups: impl Iterator<Item = &'a GroupSpec>) -> Vec<Finding> {
+    let there: BTreeSet<&GroupName> = groups.map(|group| &group.group).collect();
+    let services = spec.services.iter().map(|s| ("service", &s.name, &s.needs));
+    let hooks = spec.hooks.iter().map(|h| ("hook", &h.name, &h.needs));
+    let mut findings = Vec::new();
+    for (kind, name, needs) in services.chain(hooks) {
+        for group in needs.iter().filter(|group| !there.contains(group)) {
+            let key = format!("{kind}[{name}].needs");
+            findings.push(if *group == spec.group {
+                Finding::new(key, "its own group always comes first", "leave it out, or name another group")
+            } else {
+                let next = "correct it, or apply the spec of that group first";
+                Finding::new(key, format!("there is no group {group}"), next)
+            });
+        }
+    }
+    findings
+}
+
 fn check_service(
     engine: Engine,
     service: &ServiceSpec,
@@ -121,6 +142,13 @@ fn check_hook(
         && !spec.instances.iter().any(|instance| instance.site == *site)
     {
         findings.push(no_instance_at(key("only_to"), site));
+    }
+    if hook.at == Point::Prepare && !hook.needs.is_empty() {
+        findings.push(Finding::new(
+            key("needs"),
+            "before a switchover everything is still where it was, so there is nothing to wait for",
+            "leave it out, or use a later point",
+        ));
     }
     if hook.at == Point::Prepare && hook.on_failure == OnFailure::Ask {
         findings.push(Finding::new(
@@ -275,6 +303,7 @@ mod tests {
             (hook(r#","agents":["dr-1","dr-1"]"#), "hook[page].agents"),
             (hook(r#","agents":["dr-1"],"only_to":"mars""#), "hook[page].only_to"),
             (hook(r#","agents":["dr-1"],"at":"prepare","on_failure":"ask""#), "hook[page].on_failure"),
+            (hook(r#","agents":["dr-1"],"at":"prepare","needs":["cache"]"#), "hook[page].needs"),
         ];
         for ((services, hooks), key) in cases {
             let found = check(&spec(&services, &hooks), &members());
@@ -299,6 +328,25 @@ mod tests {
         let (sql, redis) = (r#"{"kind":"sql","query":"SELECT true"}"#, r#"{"kind":"redis","key":"beat"}"#);
         assert_eq!((with("postgres", sql), with("redis", redis)), (0, 0));
         assert_eq!((with("redis", sql), with("postgres", redis)), (1, 1));
+    }
+
+    #[test]
+    fn what_is_needed_is_another_group_that_is_there() {
+        let with = |group: &str| {
+            let api = format!(r#"{{"name":"api","site":"dr","agent":"dr-1","needs":["{group}"]}}"#);
+            let page = format!(r#"{{"name":"page","agents":["dr-1"],"needs":["{group}"]}}"#);
+            spec(&api, &page)
+        };
+        let mut cache = spec("", "");
+        cache.group = "cache".parse().unwrap();
+        let keys = |group: &str| {
+            let found = needed(&with(group), [&cache].into_iter());
+            found.into_iter().map(|finding| finding.key).collect::<Vec<_>>()
+        };
+        assert_eq!(keys("cache"), [""; 0]);
+        assert_eq!(keys("orders"), ["service[api].needs", "hook[page].needs"]);
+        assert_eq!(keys("cahce"), ["service[api].needs", "hook[page].needs"]);
+        assert_eq!(check(&with("cache"), &members()), []);
     }
 
     #[test]

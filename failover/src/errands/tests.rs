@@ -109,6 +109,7 @@ fn a_failure_means_what_its_policy_says() {
         at,
         when: When::Always,
         after: after.iter().map(|name| name.parse().unwrap()).collect(),
+        needs: Vec::new(),
         deadline: Millis(1_000),
         on_failure,
     };

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use mesh_adapters::postgres::{ProbeOutcome, ProbeTarget, Prober as PostgresProber};
 use mesh_adapters::redis;
-use mesh_failover::state::MeshState;
+use mesh_failover::state::{Group, MeshState};
 use mesh_proto::evidence::{Seen, Sighting};
-use mesh_proto::spec::Engine;
+use mesh_proto::spec::{Engine, InstanceSpec};
 use mesh_proto::{AgentName, Epoch, GroupName, InstanceName, Millis};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
@@ -75,6 +75,34 @@ struct Goal {
     every: Duration,
 }
 
+impl Goal {
+    fn of(group: &Group, instance: &InstanceSpec) -> Self {
+        Self {
+            engine: group.spec.engine,
+            address: instance.address,
+            database: group.spec.database.clone(),
+            system_id: group.system_id,
+            every: group.timing.probe.duration(),
+        }
+    }
+}
+
+/// An instance that is looked at once, apart from the regular probes, which may be a while old.
+#[derive(Debug)]
+pub(super) struct Glance(Goal);
+
+impl Glance {
+    /// At this instance.
+    pub(super) fn of(group: &Group, instance: &InstanceSpec) -> Self {
+        Self(Goal::of(group, instance))
+    }
+
+    /// Looks over a connection of its own. `None` when this agent's file has no login for the engine.
+    pub(super) async fn look(&self, logins: &Logins, timeout: Duration) -> Option<Seen> {
+        Some(Prober::new(logins, &self.0)?.probe(timeout).await)
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Eye {
     seen: Seen,
@@ -101,13 +129,7 @@ impl Sightings {
                 continue;
             }
             for instance in &group.spec.instances {
-                let goal = Goal {
-                    engine: group.spec.engine,
-                    address: instance.address,
-                    database: group.spec.database.clone(),
-                    system_id: group.system_id,
-                    every: group.timing.probe.duration(),
-                };
+                let goal = Goal::of(group, instance);
                 wanted.insert((group.spec.group.clone(), instance.name.clone()), goal);
             }
         }
@@ -122,32 +144,13 @@ impl Sightings {
         });
         for (target, goal) in wanted {
             // Whoever cannot log in sees nothing, and says nothing.
-            let Some(prober) = self.prober(&goal) else { continue };
+            let Some(prober) = Prober::new(&self.logins, &goal) else { continue };
             probing.entry(target.clone()).or_insert_with(|| {
                 let (seen, changed) = (Arc::clone(&self.seen), Arc::clone(&self.changed));
                 let task = tokio::spawn(probe_for_ever(prober, target, goal.every, seen, changed));
                 (goal, task.abort_handle())
             });
         }
-    }
-
-    fn prober(&self, goal: &Goal) -> Option<Prober> {
-        Some(match goal.engine {
-            Engine::Postgres => {
-                let login = self.logins.postgres.as_ref()?;
-                Prober::Postgres(Box::new(PostgresProber::new(ProbeTarget {
-                    address: goal.address,
-                    database: goal.database.clone(),
-                    user: login.user.clone(),
-                    passfile: login.passfile.clone(),
-                    system_identifier: goal.system_id,
-                })))
-            }
-            Engine::Redis => {
-                let target = self.logins.redis.as_ref()?.target(goal.address);
-                Prober::Redis(Box::new(redis::Prober::new(target, goal.system_id)))
-            }
-        })
     }
 
     /// Whether any instance was not seen at the newest look.
@@ -188,6 +191,26 @@ enum Prober {
 }
 
 impl Prober {
+    /// `None` when this agent's file has no login for the engine.
+    fn new(logins: &Logins, goal: &Goal) -> Option<Self> {
+        Some(match goal.engine {
+            Engine::Postgres => {
+                let login = logins.postgres.as_ref()?;
+                Self::Postgres(Box::new(PostgresProber::new(ProbeTarget {
+                    address: goal.address,
+                    database: goal.database.clone(),
+                    user: login.user.clone(),
+                    passfile: login.passfile.clone(),
+                    system_identifier: goal.system_id,
+                })))
+            }
+            Engine::Redis => {
+                let target = logins.redis.as_ref()?.target(goal.address);
+                Self::Redis(Box::new(redis::Prober::new(target, goal.system_id)))
+            }
+        })
+    }
+
     async fn probe(&mut self, timeout: Duration) -> Seen {
         match self {
             Self::Postgres(prober) => seen_of(&prober.probe(timeout).await.outcome),

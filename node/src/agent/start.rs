@@ -16,7 +16,7 @@ use tonic::service::Routes;
 
 use super::ask::Asked;
 use super::driver::Driver;
-use super::errands::{Allowed, ErrandKeeper, Journal, JournalError};
+use super::errands::{Allowed, ErrandKeeper, Groups, Journal, JournalError, Standing};
 use super::gates::{GateError, Gates};
 use super::machine::MeshMachine;
 use super::peers::Peers;
@@ -145,6 +145,12 @@ impl Specs for AppliedSpecs {
     }
 }
 
+impl Groups for AppliedSpecs {
+    fn standing(&self, group: &GroupName) -> Standing {
+        self.0.read(|machine| Standing::of(machine.state().groups.get(group)))
+    }
+}
+
 /// Who may speak as a Raft number: the agent that the mesh, or the founding file, knows under it.
 fn peer_check(config: &NodeConfig, members: watch::Receiver<Vec<(u64, AgentName)>>) -> PeerCheck {
     let founders: Vec<_> = config.mesh.voters.iter().map(|voter| (voter.id.0, voter.agent.clone())).collect();
@@ -194,8 +200,8 @@ pub async fn run(path: &Path) -> Result<(), AgentError> {
     let specs = Arc::new(AppliedSpecs(consensus.clone()));
     let journal = Journal::open(&config.agent.data_dir)?;
     let me = config.agent.name.clone();
-    let errands =
-        ErrandKeeper::new(me, Allowed::of(&config), logins.clone(), journal, Arc::clone(&specs) as _);
+    let (of_specs, of_groups) = (Arc::clone(&specs) as _, Arc::clone(&specs) as _);
+    let errands = ErrandKeeper::new(me, Allowed::of(&config), logins.clone(), journal, of_specs, of_groups);
     let keeper = Arc::new(RouteKeeper::new(Holdings::of(&config), logins.clone(), gates, specs));
     let peers = Arc::new(Peers::new(config.mesh.id.clone(), dialer));
     let clock = Arc::new(Clock::for_voter());

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{AgentName, ErrandName, Millis, SiteName};
+use crate::{AgentName, ErrandName, GroupName, Millis, SiteName};
 
 /// A service that moves with the primary.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +29,10 @@ pub struct ServiceSpec {
     /// Services and hooks that come first. A stop goes the other way round: what came first ends last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<ErrandName>,
+    /// Other groups whose primaries accept writes before it is started: an API that needs the cache too. A run of such a
+    /// group that is still moving its primary is waited for, within the deadline. A stop does not wait.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<GroupName>,
     /// How it is known to be well after its start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<CheckSpec>,
@@ -57,6 +61,9 @@ pub struct HookSpec {
     /// Services and hooks that come first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<ErrandName>,
+    /// Other groups whose primaries accept writes before it is run, as for a service.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<GroupName>,
     /// How long it may take; then its whole process group is killed.
     #[serde(default = "half_a_minute")]
     pub deadline_seconds: u64,
@@ -233,6 +240,9 @@ pub struct Errand {
     /// What comes first, as the spec says it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub after: Vec<ErrandName>,
+    /// Groups whose primaries it waits for; none for a stop.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<GroupName>,
     /// How long it may take.
     pub deadline: Millis,
     /// What a failure means.

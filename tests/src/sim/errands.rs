@@ -72,6 +72,7 @@ impl Setup {
                     moves,
                     at,
                     after: after.iter().map(|text| name(text)).collect(),
+                    needs: Vec::new(),
                     check: None,
                     deadline_seconds: DEADLINE,
                     on_failure,
@@ -92,6 +93,7 @@ impl Setup {
                 at,
                 only_to: None,
                 after: Vec::new(),
+                needs: Vec::new(),
                 deadline_seconds: DEADLINE,
                 on_failure,
             });

@@ -442,10 +442,16 @@ fn told(errand: &Errand) -> String {
     let after: Vec<_> = errand.after.iter().map(ToString::to_string).collect();
     let after =
         if after.is_empty() { String::new() } else { format!(", in order with {}", after.join(", ")) };
+    let needs: Vec<_> = errand.needs.iter().map(ToString::to_string).collect();
+    let needs = if needs.is_empty() {
+        String::new()
+    } else {
+        format!(", once the primary of {} accepts writes", needs.join(" and of "))
+    };
     let failure = match errand.on_failure {
         OnFailure::Warn => "a failure is only noted",
         OnFailure::Stop => "a failure stops the services and hooks after it",
         OnFailure::Ask => "a failure waits for an operator",
     };
-    format!("{errand}{after}, within {}; {failure}", errand.deadline)
+    format!("{errand}{after}{needs}, within {}; {failure}", errand.deadline)
 }

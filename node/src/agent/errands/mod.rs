@@ -5,6 +5,7 @@
 //! along, and the next one asks how it stands. Nothing outlives its deadline, and an order of a newer epoch ends an older job.
 
 mod journal;
+mod needs;
 mod work;
 
 use std::collections::BTreeMap;
@@ -12,8 +13,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use mesh_proto::effect::{Effect, Order, Outcome, Refusal, StepRef};
-use mesh_proto::spec::{GroupSpec, InstanceSpec};
-use mesh_proto::{AgentName, ErrandName};
+use mesh_proto::spec::{GroupSpec, InstanceSpec, Work as Kind};
+use mesh_proto::{AgentName, ErrandName, GroupName};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout_at;
@@ -21,9 +22,11 @@ use tokio::time::timeout_at;
 use super::routes::Specs;
 use super::sightings::Logins;
 use journal::Begin;
+use needs::Needs;
 use work::Work;
 
 pub use journal::{Journal, JournalError};
+pub use needs::{Groups, Standing};
 pub use work::Allowed;
 
 /// How much longer than its job an answer may take: a killed program has to be collected.
@@ -45,6 +48,7 @@ pub struct ErrandKeeper {
     allowed: Arc<Allowed>,
     logins: Logins,
     specs: Arc<dyn Specs>,
+    groups: Arc<dyn Groups>,
     journal: Arc<Mutex<Journal>>,
     jobs: Mutex<BTreeMap<String, Job>>,
     turns: Mutex<BTreeMap<String, Turn>>,
@@ -59,12 +63,14 @@ impl ErrandKeeper {
         logins: Logins,
         journal: Journal,
         specs: Arc<dyn Specs>,
+        groups: Arc<dyn Groups>,
     ) -> Self {
         Self {
             me,
             allowed: Arc::new(allowed),
             logins,
             specs,
+            groups,
             journal: Arc::new(Mutex::new(journal)),
             jobs: Mutex::default(),
             turns: Mutex::default(),
@@ -127,7 +133,7 @@ impl ErrandKeeper {
 
     /// What the order asks for, as far as file and spec allow it.
     fn work(&self, order: &Order, group: &GroupSpec) -> Result<Work, No> {
-        let Effect::Errand { errand, instance, .. } = &order.effect else {
+        let Effect::Errand { errand, instance, work, .. } = &order.effect else {
             return Err(no(Refusal::NotConfigured, "no service and no hook"));
         };
         if !knows(group, errand) {
@@ -137,7 +143,12 @@ impl ErrandKeeper {
         let Some(instance) = group.instances.iter().find(|known| known.name == *instance) else {
             return Err(no(Refusal::NotApplicable, format!("there is no instance {instance}")));
         };
-        self.allowed.work(order, group, instance, &self.logins)
+        let needs = Needs {
+            groups: needed(group, errand, *work),
+            state: Arc::clone(&self.groups),
+            logins: self.logins.clone(),
+        };
+        self.allowed.work(order, group, instance, needs)
     }
 
     /// Begins a job that ends by the deadline whoever asked, and whatever becomes of them.
@@ -243,6 +254,16 @@ async fn awaited(mut done: watch::Receiver<Option<Outcome>>, order: &Order, dead
 fn knows(group: &GroupSpec, errand: &ErrandName) -> bool {
     group.services.iter().any(|service| service.name == *errand)
         || group.hooks.iter().any(|hook| hook.name == *errand)
+}
+
+/// The groups that come first.
+fn needed(group: &GroupSpec, errand: &ErrandName, work: Kind) -> Vec<GroupName> {
+    let needs = match work {
+        Kind::Stop => None,
+        Kind::Start => group.services.iter().find(|known| known.name == *errand).map(|known| &known.needs),
+        Kind::Hook => group.hooks.iter().find(|known| known.name == *errand).map(|known| &known.needs),
+    };
+    needs.cloned().unwrap_or_default()
 }
 
 fn stale(order: &Order, seen: mesh_proto::Epoch) -> Outcome {

@@ -42,6 +42,12 @@ impl Specs for Applied {
     }
 }
 
+impl Groups for Applied {
+    fn standing(&self, _: &GroupName) -> Standing {
+        Standing::Unknown
+    }
+}
+
 /// An agent on a directory: a service that is a file, and a hook that counts how often it ran.
 fn keeper(dir: &Path, hook: &str) -> ErrandKeeper {
     let script = |name: &str, text: &str| {
@@ -63,6 +69,7 @@ fn keeper(dir: &Path, hook: &str) -> ErrandKeeper {
         Allowed::of(&config),
         Logins::default(),
         journal,
+        Arc::new(Applied),
         Arc::new(Applied),
     )
 }

@@ -14,6 +14,7 @@ use mesh_proto::spec::{CheckSpec, GroupSpec, InstanceSpec, Work as Kind};
 use mesh_proto::{ErrandName, Millis};
 use tokio::time::sleep_until;
 
+use super::needs::Needs;
 use super::{Goal, Logins, No, no, refused};
 use crate::config::NodeConfig;
 
@@ -88,7 +89,7 @@ impl Allowed {
         order: &Order,
         group: &GroupSpec,
         instance: &InstanceSpec,
-        logins: &Logins,
+        needs: Needs,
     ) -> Result<Work, No> {
         let Effect::Errand { errand, work, at, .. } = &order.effect else {
             return Err(no(Refusal::NotConfigured, "no service and no hook"));
@@ -122,11 +123,11 @@ impl Allowed {
                     name: errand.clone(),
                     up: *work == Kind::Start,
                     managed: managed.clone(),
-                    check: check.map(|check| prepared(check, &goal, logins)).transpose()?,
+                    check: check.map(|check| prepared(check, &goal, &needs.logins)).transpose()?,
                 }))
             }
         };
-        Ok(Work { act, call })
+        Ok(Work { act, call, needs })
     }
 }
 
@@ -135,6 +136,7 @@ impl Allowed {
 pub(super) struct Work {
     act: Act,
     call: Call,
+    needs: Needs,
 }
 
 #[derive(Debug)]
@@ -183,8 +185,11 @@ impl Work {
     /// Does it. When this returns, or is dropped, no program of it runs any more.
     pub(super) async fn run(&self, deadline: Instant) -> Outcome {
         match &self.act {
-            Act::Hook(hook) => command(hook, &self.call, deadline).await,
-            Act::Service(service) => service.run(&self.call, deadline).await,
+            Act::Hook(hook) => match self.needs.met(deadline).await {
+                Ok(()) => command(hook, &self.call, deadline).await,
+                Err(why) => refused(Refusal::Failed, format!("hook {} was not begun: {why}", hook.name)),
+            },
+            Act::Service(service) => service.run(&self.call, &self.needs, deadline).await,
         }
     }
 
@@ -203,11 +208,14 @@ impl Work {
 }
 
 impl Service {
-    async fn run(&self, call: &Call, deadline: Instant) -> Outcome {
+    async fn run(&self, call: &Call, needs: &Needs, deadline: Instant) -> Outcome {
         let began = Instant::now();
         // One that is as it should be is left alone: a restart would interrupt its clients.
         if let Found::So = self.look(call, deadline).await {
             return ran(began, Some("it was so already".to_owned()));
+        }
+        if let Err(why) = needs.met(deadline).await {
+            return refused(Refusal::Failed, format!("service {} was not started: {why}", self.name));
         }
         let acted = match (&self.managed, self.up) {
             (Managed::Unit(unit), true) => systemd::outcome(Systemd::default().start(unit, deadline).await),

@@ -28,10 +28,11 @@ impl Cluster {
             let first = self.redis.first().map_or("pg-east", |server| server.name.as_str());
             return self.found(mesh::GROUP, parts, &self.wanted.spec, first).await;
         };
-        self.found(mesh::GROUP, mesh::Of { redis: &[], ..parts }, &self.wanted.spec, "pg-east").await?;
+        // First, as services of the other group may need it.
         let route = [self.haproxy.cache_lines()];
         self.found(mesh::CACHE, mesh::Of { servers: &[], routes: &route, ..parts }, "", &cache[EAST].name)
-            .await
+            .await?;
+        self.found(mesh::GROUP, mesh::Of { redis: &[], ..parts }, &self.wanted.spec, "pg-east").await
     }
 
     /// Applies a group and adopts its primary.
