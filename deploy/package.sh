@@ -28,6 +28,7 @@ put 0755 "$binary" usr/bin/mesh
 for unit in deploy/systemd/*; do put 0644 "$unit" "lib/systemd/system/$(basename "$unit")"; done
 for file in README.md ARCHITECTURE.md CHANGELOG.md; do put 0644 "$file" "usr/share/doc/mesh/$file"; done
 for file in deploy/config/* deploy/monitoring/*; do put 0644 "$file" "usr/share/doc/mesh/examples/$(basename "$file")"; done
+for file in deploy/fencers/*; do put 0755 "$file" "usr/share/doc/mesh/examples/fencers/$(basename "$file")"; done
 if [ -d deploy/runbooks ]; then
     for file in deploy/runbooks/*; do put 0644 "$file" "usr/share/doc/mesh/runbooks/$(basename "$file")"; done
 fi

@@ -149,6 +149,7 @@ pub fn of_step<'a>(plan: &'a Plan, effect: &Effect) -> Option<&'a Errand> {
         | Effect::Promote { .. }
         | Effect::Follow { .. }
         | Effect::Scan { .. }
+        | Effect::TurnOff { .. }
         | Effect::Route { .. }
         | Effect::Prove { .. } => None,
     }

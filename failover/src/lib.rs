@@ -8,6 +8,7 @@
 
 pub mod coordinator;
 pub mod errands;
+pub mod fencers;
 pub mod guard;
 pub mod lease;
 pub mod moment;

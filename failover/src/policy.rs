@@ -104,6 +104,7 @@ pub fn check(spec: &GroupSpec, members: &[MemberRecord]) -> Vec<Finding> {
     findings.extend(check_instances(spec, members));
     findings.extend(check_routes(spec, members));
     findings.extend(crate::errands::check(spec, members));
+    findings.extend(crate::fencers::check(spec, members));
     findings.extend(check_engine(spec));
     findings.extend(check_crash(spec));
     findings.extend(crate::quorum::check(spec));

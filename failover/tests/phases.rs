@@ -129,7 +129,7 @@ fn stuck_has_an_exit_for_each_cause() {
             StuckCause::RouteFailed | StuckCause::ProofFailed => (Signal::RetryRoutes, &[true]),
             StuckCause::ErrandFailed => (Signal::RetryErrands, &[true]),
             StuckCause::PromotionFailed => (Signal::Retry, &[true]),
-            StuckCause::NoCandidate => (Signal::Retry, &[false, true]),
+            StuckCause::NoCandidate | StuckCause::FencerFailed => (Signal::Retry, &[false, true]),
             StuckCause::ReopenFailed => (Signal::Retry, &[false]),
         };
         for promoted in promoted {

@@ -51,6 +51,7 @@ fn founded() -> MeshState {
         routes: Vec::new(),
         services: Vec::new(),
         hooks: Vec::new(),
+        fencers: Vec::new(),
     };
     let members = vec![MemberRecord {
         id: NodeId(1),

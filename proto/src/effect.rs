@@ -80,6 +80,19 @@ pub enum Effect {
         /// Where what the candidate has ends.
         held: Lsn,
     },
+    /// Have the host of the old primary turned off from outside, and kept off. Idempotent: off is off.
+    TurnOff {
+        /// Which fencer.
+        fencer: ErrandName,
+        /// Who runs it.
+        agent: AgentName,
+        /// The old primary.
+        instance: InstanceName,
+        /// The lease that ends with its host.
+        term: LeaseTerm,
+        /// Which takeover of the run: another one tries again.
+        takeover: u32,
+    },
     /// Lead a route to the primary and end the sessions to the old one.
     Route {
         /// The route.
@@ -129,6 +142,8 @@ pub enum EffectKind {
     Follow,
     /// [`Effect::Scan`]
     Scan,
+    /// [`Effect::TurnOff`]
+    TurnOff,
     /// [`Effect::Route`]
     Route,
     /// [`Effect::Prove`]
@@ -139,7 +154,7 @@ pub enum EffectKind {
 
 impl EffectKind {
     /// Every kind.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Checkpoint,
         Self::HandOver,
         Self::Fence,
@@ -148,6 +163,7 @@ impl EffectKind {
         Self::Promote,
         Self::Follow,
         Self::Scan,
+        Self::TurnOff,
         Self::Route,
         Self::Prove,
         Self::Errand,
@@ -167,6 +183,7 @@ impl Effect {
             Self::Promote { .. } => EffectKind::Promote,
             Self::Follow { .. } => EffectKind::Follow,
             Self::Scan { .. } => EffectKind::Scan,
+            Self::TurnOff { .. } => EffectKind::TurnOff,
             Self::Route { .. } => EffectKind::Route,
             Self::Prove { .. } => EffectKind::Prove,
             Self::Errand { .. } => EffectKind::Errand,
@@ -186,6 +203,7 @@ impl Effect {
             | Self::Follow { instance, .. }
             | Self::Scan { instance, .. } => Target::Instance(instance),
             Self::Route { route, .. } | Self::Prove { route, .. } => Target::Route(route),
+            Self::TurnOff { fencer, .. } => Target::Fencer(fencer),
             Self::Errand { errand, .. } => Target::Errand(errand),
         }
     }
@@ -198,6 +216,8 @@ pub enum Target<'a> {
     Instance(&'a InstanceName),
     /// A route: the agent that holds its credentials executes.
     Route(&'a RouteName),
+    /// A fencer: the agent that the effect names executes.
+    Fencer(&'a ErrandName),
     /// A service or a hook: the agent that the effect names executes.
     Errand(&'a ErrandName),
 }
@@ -213,6 +233,9 @@ impl std::fmt::Display for Effect {
             Self::Promote { instance, term, .. } => write!(f, "promote {instance} in epoch {}", term.epoch),
             Self::Follow { instance, primary, .. } => write!(f, "let {instance} follow {primary}"),
             Self::Scan { instance, held, .. } => write!(f, "count what {instance} has beyond {held}"),
+            Self::TurnOff { fencer, agent, instance, .. } => {
+                write!(f, "turn the host of {instance} off with {fencer} by {agent}")
+            }
             Self::Route { route, instance } => write!(f, "lead route {route} to {instance}"),
             Self::Prove { route, .. } => write!(f, "write through route {route}"),
             Self::Errand { errand, agent, work, .. } => errand::words(f, *work, errand, agent),
@@ -318,6 +341,13 @@ pub enum Finding {
         commits: u64,
         /// Bytes of log beyond the candidate.
         bytes: u64,
+    },
+    /// The host is off, and stays off until somebody turns it on.
+    Off {
+        /// How long it took.
+        took: Millis,
+        /// The end of what the fencer said: its evidence, for people.
+        said: String,
     },
     /// The route leads there; sessions to the old one that were ended, and those that remained.
     Routed {

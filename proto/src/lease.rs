@@ -361,6 +361,23 @@ pub enum Proof {
     /// The commit quorum is frozen, as the durability proof beside it says: the old primary acknowledges no durable write any
     /// more. Only where the group's spec says `open = "durability-only"`.
     Frozen(Frozen),
+    /// Its host was turned off from outside, as a step of the run says; the pledges were taken before.
+    External(Outside),
+}
+
+/// A host that was turned off from outside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outside {
+    /// The acquisition that ended with the host.
+    pub term: LeaseTerm,
+    /// The step of the run that did it.
+    pub step: u32,
+    /// The fencer.
+    pub fencer: crate::ErrandName,
+    /// The agent that ran it.
+    pub agent: crate::AgentName,
+    /// What the fencer said of it.
+    pub said: String,
 }
 
 /// Who pledged when the commit quorum was frozen. Nobody waited for the end of the lease.

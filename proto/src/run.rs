@@ -254,14 +254,17 @@ pub enum StuckCause {
     ProofFailed,
     /// The old primary did not open again.
     ReopenFailed,
+    /// A fencer is required, and none turned the old primary's host off.
+    FencerFailed,
     /// The new primary serves and is reached, but a service or hook failed whose policy is not to go on without it.
     ErrandFailed,
 }
 
 impl StuckCause {
     /// Every cause.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::NoCandidate,
+        Self::FencerFailed,
         Self::PromotionFailed,
         Self::RouteFailed,
         Self::ProofFailed,
@@ -278,6 +281,7 @@ impl StuckCause {
             Self::RouteFailed => "route-failed",
             Self::ProofFailed => "proof-failed",
             Self::ReopenFailed => "reopen-failed",
+            Self::FencerFailed => "fencer-failed",
             Self::ErrandFailed => "errand-failed",
         }
     }

@@ -10,6 +10,7 @@ mod chaos;
 mod crash;
 mod doctor;
 mod failover;
+mod fencer;
 mod ground;
 mod live;
 mod network;

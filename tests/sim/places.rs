@@ -12,7 +12,11 @@ use mesh_tests::sim::steps::Place;
 /// The seeds in which a scenario is played.
 fn seeds(scenario: Scenario, leader: usize) -> Vec<u64> {
     match scenario {
-        Scenario::Crash | Scenario::HostLost | Scenario::EarlyHostLost | Scenario::Switchover => {
+        Scenario::Crash
+        | Scenario::HostLost
+        | Scenario::EarlyHostLost
+        | Scenario::Fenced
+        | Scenario::Switchover => {
             vec![100 + leader as u64]
         }
         // In the first the standby lacks a write, so that the primary is started again; in the other it lacks none.
@@ -55,11 +59,14 @@ fn every_place_of(scenario: Scenario, leader: usize, seed: u64) -> Option<Phase>
 
 /// The effects that each scenario cannot do without.
 fn effects(scenario: Scenario) -> BTreeSet<EffectKind> {
-    use EffectKind::{Checkpoint, Confirm, Errand, Follow, Freeze, HandOver, Promote, Prove, Route, Scan};
+    use EffectKind::{
+        Checkpoint, Confirm, Errand, Follow, Freeze, HandOver, Promote, Prove, Route, Scan, TurnOff,
+    };
     match scenario {
         Scenario::Crash | Scenario::HostLost | Scenario::EarlyHostLost => {
             BTreeSet::from([Freeze, Promote, Route, Prove, Follow])
         }
+        Scenario::Fenced => BTreeSet::from([Freeze, TurnOff, Promote, Route, Prove, Follow]),
         Scenario::CrashScan => BTreeSet::from([Freeze, Scan]),
         Scenario::Switchover => {
             BTreeSet::from([Checkpoint, HandOver, Confirm, Promote, Route, Prove, Follow])
@@ -74,7 +81,11 @@ fn effects(scenario: Scenario) -> BTreeSet<EffectKind> {
 /// when it is done. That all is well (the lease held, standbys following, the route right) is what `play` waits for.
 fn as_it_must_end(scenario: Scenario, ending: &Ending, what: &str) {
     let automatic = match scenario {
-        Scenario::Crash | Scenario::CrashScan | Scenario::HostLost | Scenario::EarlyHostLost => true,
+        Scenario::Crash
+        | Scenario::CrashScan
+        | Scenario::HostLost
+        | Scenario::EarlyHostLost
+        | Scenario::Fenced => true,
         Scenario::Switchover | Scenario::Services => false,
     };
     match ending.phase {
@@ -136,6 +147,21 @@ fn a_lost_host_led_from_the_standbys_site_is_replaced_whatever_breaks() {
 #[test]
 fn a_lost_host_led_from_the_witness_is_replaced_whatever_breaks() {
     every_place(Scenario::HostLost, 2);
+}
+
+#[test]
+fn a_host_that_led_is_turned_off_and_replaced_whatever_breaks() {
+    every_place(Scenario::Fenced, 0);
+}
+
+#[test]
+fn a_host_is_turned_off_from_the_standbys_site_and_replaced_whatever_breaks() {
+    every_place(Scenario::Fenced, 1);
+}
+
+#[test]
+fn a_host_is_turned_off_from_the_witness_and_replaced_whatever_breaks() {
+    every_place(Scenario::Fenced, 2);
 }
 
 #[test]

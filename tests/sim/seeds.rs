@@ -167,6 +167,23 @@ fn crash_policies_keep_every_promise_in_seeds_1() {
     chunk_restarts(1);
 }
 
+/// The same where hosts are turned off from outside, whether that is required or not.
+fn chunk_fencers(nth: u64) {
+    let options = Options { fencers: true, ..Options::default() };
+    let sum = chunk_of(nth, options);
+    assert!(sum.promotions >= CHUNK, "only {} promotions in {CHUNK} seeds", sum.promotions);
+}
+
+#[test]
+fn hosts_that_are_turned_off_keep_every_promise_in_seeds_0() {
+    chunk_fencers(0);
+}
+
+#[test]
+fn hosts_that_are_turned_off_keep_every_promise_in_seeds_1() {
+    chunk_fencers(1);
+}
+
 #[test]
 fn a_seed_is_the_same_run_for_ever() {
     let one = run(7, Options::default()).map(|sum| format!("{sum:?}")).map_err(|why| why.to_string());

@@ -6,6 +6,7 @@
 
 mod crates;
 mod documents;
+mod fencers;
 mod sources;
 
 use std::path::{Path, PathBuf};

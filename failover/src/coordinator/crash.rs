@@ -73,7 +73,7 @@ impl Driver {
     fn could_restart(&self, context: &Context<'_>, group: &Group, run: &Run, proof: &Proof) -> bool {
         let died = match proof {
             Proof::Receipt(receipt) => receipt.cause == FenceCause::Died,
-            Proof::Expired(_) | Proof::Frozen(_) => false,
+            Proof::Expired(_) | Proof::Frozen(_) | Proof::External(_) => false,
         };
         let by_itself = run.plan.kind == RunKind::Failover && run.plan.actor == Actor::Mesh;
         let lies = context

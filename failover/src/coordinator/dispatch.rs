@@ -149,8 +149,8 @@ fn executor(group: &Group, effect: &Effect) -> Option<Executor> {
             let spec = group.spec.routes.iter().find(|route| route.name == *name)?;
             Some(Executor::Agent(spec.agent.clone()))
         }
-        Target::Errand(_) => {
-            let Effect::Errand { agent, .. } = effect else { return None };
+        Target::Errand(_) | Target::Fencer(_) => {
+            let (Effect::Errand { agent, .. } | Effect::TurnOff { agent, .. }) = effect else { return None };
             Some(Executor::Agent(agent.clone()))
         }
     }

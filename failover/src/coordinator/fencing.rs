@@ -16,11 +16,15 @@ use super::durability::{choose, handed_over, next_standbys};
 use super::phases::{signal, stuck};
 use super::steps::{Standing, find, finding};
 use super::{Context, Driver};
+use crate::fencers;
 use crate::mutants::Mutant;
 use crate::plan::candidates::{best, primary_position};
 use crate::plan::{Candidate, assess, waived};
 use crate::quorum;
 use crate::state::{Group, MeshState};
+
+/// How long after its own deadline a fencer's agent may take to say what came of it.
+const FENCER_SLACK: Millis = Millis(3_000);
 
 impl Driver {
     pub(super) fn fencing(
@@ -195,6 +199,12 @@ impl Driver {
             let frozen = || self.frozen_quorum(group, durability.as_ref());
             self.proof(context, group, run).or_else(frozen)
         };
+        let proof = match proof {
+            Some(Proof::Expired(_) | Proof::Frozen(_)) if fencers::demanded(&group.spec, run) => {
+                return self.fencers_awaited(context, group, run);
+            }
+            proof => proof,
+        };
         match proof {
             Some(proof) => {
                 if !nothing_missing
@@ -237,10 +247,29 @@ impl Driver {
         }
         let answers =
             context.heard.fresh_guard(context.now, &group.spec.group, &run.ending_instance, fresh).is_some();
-        if answers && self.receipt(context, group, run).is_none() {
+        let unproven = self.receipt(context, group, run).is_none();
+        if answers && unproven {
             wanted.push(Effect::Fence { instance: run.ending_instance.clone(), term: run.ending });
         }
+        // A guard that answers has its budget first: turning a host off takes everything else on it along.
+        if unproven && (!answers || self.in_phase(context, run) > group.timing.fence) {
+            wanted.extend(fencers::effects(&group.spec, run));
+        }
         wanted
+    }
+
+    /// Everything else is there; only a fencer that is required has not turned the host off yet.
+    fn fencers_awaited(&self, context: &Context<'_>, group: &Group, run: &Run) -> Step {
+        let patience = fencers::patience(&group.spec, &run.ending_instance).plus(FENCER_SLACK);
+        if self.in_phase(context, run) < patience {
+            return Step::Rest;
+        }
+        let mut why = fencers::failures(run);
+        if why.is_empty() {
+            why.push("none of its agents was reached".to_owned());
+        }
+        let why = format!("the host of {} is not known to be off: {}", run.ending_instance, why.join("; "));
+        Step::Go(vec![stuck(group, run, StuckCause::FencerFailed, &why)])
     }
 
     fn nobody(
@@ -322,6 +351,7 @@ fn candidate(instance: &mesh_proto::InstanceName, finding: &Finding) -> Option<C
         | Finding::Promoted { .. }
         | Finding::Follows { .. }
         | Finding::Scanned { .. }
+        | Finding::Off { .. }
         | Finding::Routed { .. }
         | Finding::Named { .. }
         | Finding::Proved { .. }

@@ -21,6 +21,7 @@ mod phases;
 mod quorum;
 mod repair;
 mod steps;
+mod stuck;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -10,7 +10,8 @@ use super::decide::Step;
 use super::errands::{Prepared, leave};
 use super::idle::has_forgotten;
 use super::steps::Standing;
-use super::{Context, Driver, ROUTES_DEADLINE, STUCK_RETRY, TAKEOVERS_MAX};
+use super::{Context, Driver, ROUTES_DEADLINE, TAKEOVERS_MAX};
+use crate::fencers;
 use crate::lease::CLOCK_BOUNDS;
 use crate::lease::takeover::Collector;
 use crate::mutants::Mutant;
@@ -367,58 +368,6 @@ impl Driver {
         }])
     }
 
-    fn stuck(&mut self, context: &Context<'_>, group: &Group, run: &Run) -> Step {
-        if self.in_phase(context, run) < STUCK_RETRY {
-            return Step::Rest;
-        }
-        let Some((cause, _)) = &run.stuck else { return Step::Rest };
-        match cause {
-            StuckCause::RouteFailed | StuckCause::ProofFailed => {
-                Step::Go(vec![signal(group, run, Signal::RetryRoutes, "looking again")])
-            }
-            // What a program of the operator's did half is not repeated without the operator.
-            StuckCause::ErrandFailed => Step::Rest,
-            StuckCause::NoCandidate | StuckCause::PromotionFailed | StuckCause::ReopenFailed => {
-                if self.primary_may_reopen(context, group) {
-                    let signal_kind = if run.promotion.is_some() {
-                        Signal::CandidateReturned
-                    } else {
-                        Signal::PrimaryReturned
-                    };
-                    return Step::Go(vec![signal(group, run, signal_kind, "the primary's guard is back")]);
-                }
-                let startable = |instance: &InstanceName| {
-                    *instance != run.ending_instance
-                        && context
-                            .heard
-                            .fresh_guard(context.now, &group.spec.group, instance, group.timing.fresh)
-                            .is_some_and(super::fencing::startable)
-                };
-                let waived = context.waived(run.plan.accept_lag, run.plan.accept_loss);
-                // Another takeover would end as this one did while nobody can be shown to have everything.
-                if crate::quorum::asked(group)
-                    && !waived.loss
-                    && crate::plan::candidates::uncovered(context.now, group, context.heard).is_some()
-                {
-                    return Step::Rest;
-                }
-                let somebody = assess(context.now, group, context.heard, waived).into_iter().any(|s| {
-                    (s.rejected.is_none() || startable(&s.instance))
-                        && run.plan.site.as_ref().is_none_or(|site| *site == s.site)
-                });
-                if somebody && run.takeovers < TAKEOVERS_MAX {
-                    return Step::Go(vec![signal(
-                        group,
-                        run,
-                        Signal::Retry,
-                        "a standby can be promoted now",
-                    )]);
-                }
-                Step::Rest
-            }
-        }
-    }
-
     /// Whether the primary whose lease is being ended could open again under a new lease number: its guard answers,
     /// its data is the epoch's, and it is not hung.
     pub(super) fn primary_may_reopen(&self, context: &Context<'_>, group: &Group) -> bool {
@@ -444,6 +393,9 @@ impl Driver {
         let lease = group.leases.get(&run.ending_instance)?;
         if let Some(receipt) = self.receipt(context, group, run) {
             return Some(Proof::Receipt(receipt));
+        }
+        if let Some(outside) = fencers::proof(run, &run.ending_instance, lease.term) {
+            return Some(Proof::External(outside));
         }
         let (term, collector) = self.pledges.as_ref()?;
         if *term != lease.term || group.pause.is_some() {

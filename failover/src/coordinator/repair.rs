@@ -180,6 +180,7 @@ fn target_key(effect: &Effect) -> String {
         Target::Instance(name) => instance_key(name),
         Target::Route(name) => format!("route {name}"),
         Target::Errand(name) => format!("errand {name}"),
+        Target::Fencer(name) => format!("fencer {name}"),
     }
 }
 

@@ -8,6 +8,7 @@ use mesh_proto::{Millis, RunId};
 use super::errands;
 use super::{ATTEMPTS_MAX, Driver, InFlight, RESEND};
 use crate::Moment;
+use crate::fencers;
 use crate::mutants::{Mutant, Mutants};
 use crate::state::Group;
 
@@ -196,6 +197,7 @@ pub(super) fn budget(effect: &Effect, group: &Group) -> Millis {
         // A rebuild copies the whole database; the guard bounds it by progress.
         Effect::Follow { .. } => Millis(3_600_000),
         Effect::Route { .. } | Effect::Prove { .. } => Millis(2_000),
+        Effect::TurnOff { fencer, .. } => fencers::deadline(&group.spec, fencer),
         Effect::Errand { .. } => errands::deadline(group, effect).unwrap_or_default(),
     }
 }

@@ -239,6 +239,7 @@ impl Guard {
                 | Finding::Promoted { .. }
                 | Finding::Follows { .. }
                 | Finding::Scanned { .. }
+                | Finding::Off { .. }
                 | Finding::Routed { .. }
                 | Finding::Named { .. }
                 | Finding::Proved { .. }

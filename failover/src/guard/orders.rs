@@ -56,6 +56,7 @@ const fn ends_the_primary(effect: &Effect) -> bool {
         | Effect::Promote { .. }
         | Effect::Follow { .. }
         | Effect::Scan { .. }
+        | Effect::TurnOff { .. }
         | Effect::Route { .. }
         | Effect::Prove { .. }
         | Effect::Errand { .. } => false,
@@ -80,7 +81,7 @@ impl Guard {
         let here = order.group == self.state.group
             && match order.effect.target() {
                 Target::Instance(instance) => *instance == self.state.instance,
-                Target::Route(_) | Target::Errand(_) => false,
+                Target::Route(_) | Target::Fencer(_) | Target::Errand(_) => false,
             };
         if !here {
             let detail = format!("this is the guard of {}/{}", self.state.group, self.state.instance);
@@ -185,9 +186,11 @@ impl Guard {
             | Effect::Confirm { .. }
             | Effect::Follow { .. }
             | Effect::Scan { .. } => Next::Wait,
-            Effect::Fence { .. } | Effect::Route { .. } | Effect::Prove { .. } | Effect::Errand { .. } => {
-                refuse(Refusal::NotConfigured, "not for a guard")
-            }
+            Effect::Fence { .. }
+            | Effect::TurnOff { .. }
+            | Effect::Route { .. }
+            | Effect::Prove { .. }
+            | Effect::Errand { .. } => refuse(Refusal::NotConfigured, "not for a guard"),
         }
     }
 
@@ -215,6 +218,7 @@ impl Guard {
             | Effect::Freeze { .. }
             | Effect::Confirm { .. }
             | Effect::Follow { .. }
+            | Effect::TurnOff { .. }
             | Effect::Route { .. }
             | Effect::Prove { .. }
             | Effect::Errand { .. } => Outcome::Refused {

@@ -23,6 +23,7 @@ impl Guard {
             // A checkpoint leaves no trace, and a scan none; another is harmless.
             Effect::Checkpoint { .. }
             | Effect::Scan { .. }
+            | Effect::TurnOff { .. }
             | Effect::Route { .. }
             | Effect::Prove { .. }
             | Effect::Errand { .. } => None,

@@ -3,12 +3,13 @@
 use std::collections::BTreeSet;
 
 use mesh_proto::command::{Refused, ResumeProof};
-use mesh_proto::lease::{Electorate, LeaseKey, LeaseRecord, LeaseTerm, Proof, Receipt, StatusRef};
+use mesh_proto::lease::{Electorate, LeaseKey, LeaseRecord, LeaseTerm, Outside, Proof, Receipt, StatusRef};
 use mesh_proto::spec::Open;
 use mesh_proto::{DataIncarnation, Epoch, GuardIncarnation, InstanceName, LeaseNo, Millis, NodeId};
 
 use super::apply::{Stamp, compare, conflict, unknown};
 use super::{Group, Pause, Primary};
+use crate::fencers;
 use crate::quorum::asked;
 
 impl Group {
@@ -83,7 +84,7 @@ impl Group {
                             .to_owned(),
                     ));
                 }
-                Some(proof @ (Proof::Receipt(_) | Proof::Expired(_))) => {
+                Some(proof @ (Proof::Receipt(_) | Proof::Expired(_) | Proof::External(_))) => {
                     self.check_proof(instance, replaces, proof, electorate)?;
                 }
             }
@@ -115,6 +116,7 @@ impl Group {
                 check_pledges(electorate, frozen.electorate, frozen.pledges.iter().copied())
             }
             Proof::Receipt(receipt) => self.check_receipt(instance, ends, receipt),
+            Proof::External(outside) => self.check_outside(instance, ends, outside),
             Proof::Expired(expiry) => {
                 if self.pause.is_some() {
                     return Err(Refused::Forbidden(
@@ -153,6 +155,39 @@ impl Group {
         };
         compare("the receipt's guard", &lease.guard, &receipt.guard)?;
         compare("the receipt's data", &lease.data, &receipt.data)
+    }
+
+    /// Whether the run's own step says that the host was turned off, and under this lease.
+    fn check_outside(
+        &self,
+        instance: &InstanceName,
+        ends: LeaseTerm,
+        outside: &Outside,
+    ) -> Result<(), Refused> {
+        compare("the lease that ended with its host", &ends, &outside.term)?;
+        let found = self.active_run().and_then(|run| fencers::proof(run, instance, ends));
+        match found {
+            Some(found) if found == *outside => Ok(()),
+            Some(_) | None => Err(Refused::Forbidden(format!(
+                "no step of the run says that {} turned the host of {instance} off",
+                outside.fencer
+            ))),
+        }
+    }
+
+    /// Where a fencer is required, the end of the lease alone promotes nobody, unless a person waived it.
+    pub(super) fn check_fencer(&self, proof: &Proof) -> Result<(), Refused> {
+        match proof {
+            Proof::Receipt(_) | Proof::External(_) => return Ok(()),
+            Proof::Expired(_) | Proof::Frozen(_) => {}
+        }
+        if self.active_run().is_some_and(|run| fencers::demanded(&self.spec, run)) {
+            return Err(Refused::Forbidden(
+                "a fencer is required here: the old primary's host must be off, or its guard give a receipt"
+                    .to_owned(),
+            ));
+        }
+        Ok(())
     }
 
     pub(super) fn pause(

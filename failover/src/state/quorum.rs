@@ -120,7 +120,7 @@ impl Group {
             }
             Some(DurabilityProof::ShutdownConfirmed { at }) => match proof {
                 Proof::Receipt(receipt) if receipt.shutdown_at == Some(*at) => Ok(()),
-                Proof::Receipt(_) | Proof::Expired(_) | Proof::Frozen(_) => {
+                Proof::Receipt(_) | Proof::Expired(_) | Proof::Frozen(_) | Proof::External(_) => {
                     forbidden("the old primary's receipt names no such shutdown checkpoint".to_owned())
                 }
             },

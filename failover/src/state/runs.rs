@@ -75,6 +75,7 @@ pub fn wants_a_primary(run: &Run) -> bool {
         && run.stuck.as_ref().is_some_and(|(cause, _)| match cause {
             StuckCause::NoCandidate | StuckCause::PromotionFailed | StuckCause::ReopenFailed => true,
             StuckCause::RouteFailed | StuckCause::ProofFailed | StuckCause::ErrandFailed => false,
+            StuckCause::FencerFailed => true,
         })
 }
 
@@ -411,6 +412,7 @@ impl Group {
             Some(_) => {}
         }
         self.check_proof(&ending, wanted.ends, wanted.proof, electorate)?;
+        self.check_fencer(wanted.proof)?;
         let chosen = QuorumMember { instance: wanted.instance.clone(), data: wanted.data.clone() };
         let accept_loss = self.run_mut(id)?.plan.accept_loss;
         self.check_durability(&chosen, wanted.proof, wanted.durability, accept_loss)?;
@@ -453,6 +455,9 @@ impl Group {
                 if !self.spec.routes.iter().any(|route| route.name == *name) {
                     return Err(unknown("route", name.as_str()));
                 }
+            }
+            Target::Fencer(name) => {
+                return Err(Refused::Forbidden(format!("{name} turns a host off in runs alone")));
             }
             Target::Errand(name) => {
                 return Err(Refused::Forbidden(format!("{name} is started, stopped or run by runs alone")));

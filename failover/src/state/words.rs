@@ -63,6 +63,9 @@ impl MeshState {
                 let why = match proof {
                     Proof::Receipt(receipt) => format!("a {} receipt", receipt.level),
                     Proof::Expired(expiry) => format!("the lease ran out, {} waited", expiry.waited),
+                    Proof::External(off) => {
+                        format!("its host, which {} by {} turned off", off.fencer, off.agent)
+                    }
                     Proof::Frozen(_) => "a frozen commit quorum, for durable writes only".to_owned(),
                 };
                 let loss = durability.as_ref().map(|proof| format!("; {proof}")).unwrap_or_default();

@@ -339,7 +339,7 @@ impl Driver {
     /// Executes an order for this agent.
     pub async fn execute_here(&self, order: &Order) -> Outcome {
         match order.effect.target() {
-            Target::Errand(_) => self.errands.execute(order).await,
+            Target::Errand(_) | Target::Fencer(_) => self.errands.execute(order).await,
             Target::Route(_) | Target::Instance(_) => self.routes.execute(order).await,
         }
     }

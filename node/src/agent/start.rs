@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mesh_consensus::{Consensus, OpenError, Options, PeerCheck, create_store};
+use mesh_proto::lease::LeaseTerm;
 use mesh_proto::rpc::agent_server::AgentServer;
 use mesh_proto::spec::GroupSpec;
-use mesh_proto::{AgentName, GroupName, NodeId};
+use mesh_proto::{AgentName, GroupName, InstanceName, NodeId};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -16,7 +17,7 @@ use tonic::service::Routes;
 
 use super::ask::Asked;
 use super::driver::Driver;
-use super::errands::{Allowed, ErrandKeeper, Groups, Journal, JournalError, Standing};
+use super::errands::{Allowed, Ending, ErrandKeeper, Groups, Journal, JournalError, Standing};
 use super::gates::{GateError, Gates};
 use super::machine::MeshMachine;
 use super::peers::Peers;
@@ -148,6 +149,10 @@ impl Specs for AppliedSpecs {
 impl Groups for AppliedSpecs {
     fn standing(&self, group: &GroupName) -> Standing {
         self.0.read(|machine| Standing::of(machine.state().groups.get(group)))
+    }
+
+    fn ending(&self, group: &GroupName, instance: &InstanceName, term: LeaseTerm) -> Ending {
+        self.0.read(|machine| Ending::of(machine.state().groups.get(group), instance, term))
     }
 }
 

@@ -204,7 +204,11 @@ pub struct StartArgs {
 }
 
 /// `mesh failover`
+///
+/// Forced, it may be left open where to: the way out of a run that is stuck is printed so, and must be pasted as it is.
 #[derive(Debug, Clone, Args)]
+#[command(mut_group("target", |group| group.required(false)))]
+#[command(mut_arg("site", |site| site.required_unless_present_any(["instance", "force", "accept_loss"])))]
 pub struct FailoverArgs {
     /// Where to.
     #[command(flatten)]
@@ -538,6 +542,8 @@ mod tests {
             "mesh failover --instance pg-dr --group orders --yes",
             "mesh failover -s dr --force --reason lost",
             "mesh failover -s dr --accept-loss --reason lost",
+            "mesh failover --force --reason lost",
+            "mesh failover --accept-loss --reason lost",
             "mesh plan --site dr --json",
             "mesh --socket /tmp/s status --watch",
             "mesh run",
@@ -556,6 +562,8 @@ mod tests {
         }
         for bad in [
             "mesh failover",
+            "mesh failover --force",
+            "mesh switchover --reason x",
             "mesh failover --site dr --force",
             "mesh failover --site dr --accept-loss",
             "mesh failover --site Dr",

@@ -1,5 +1,5 @@
 //! What this host lets a run execute: the units and commands behind the names of services, and the programs behind the names
-//! of hooks. A group's spec only names them, so whoever applies specs can order nothing that does not stand here.
+//! of hooks and fencers. A group's spec only names them, so whoever applies specs can order nothing that does not stand here.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -44,6 +44,19 @@ pub struct HookSection {
     pub args: Vec<String>,
 }
 
+/// One fencer: a program that turns other hosts off.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FencerSection {
+    /// Its name, as in the group's spec.
+    pub name: ErrandName,
+    /// The program, an absolute path.
+    pub program: PathBuf,
+    /// Its arguments, the same in every run; never a secret: it reads its own credentials.
+    #[serde(default)]
+    pub args: Vec<String>,
+}
+
 /// Relations between values.
 pub(super) fn values(config: &NodeConfig, found: &mut Vec<Finding>) {
     let names: Vec<(&ErrandName, Vec<At>)> = config
@@ -52,6 +65,7 @@ pub(super) fn values(config: &NodeConfig, found: &mut Vec<Finding>) {
         .enumerate()
         .map(|(index, service)| (&service.name, at!["service", index, "name"]))
         .chain(config.hooks.iter().enumerate().map(|(index, hook)| (&hook.name, at!["hook", index, "name"])))
+        .chain(config.fencers.iter().enumerate().map(|(index, f)| (&f.name, at!["fencer", index, "name"])))
         .collect();
     for (index, (name, at)) in names.iter().enumerate() {
         if names[..index].iter().any(|(other, _)| other == name) {
@@ -59,7 +73,7 @@ pub(super) fn values(config: &NodeConfig, found: &mut Vec<Finding>) {
             found.push(finding(
                 at.clone(),
                 what,
-                "give each service and hook of this host a name of its own",
+                "give each service, hook and fencer of this host a name of its own",
             ));
         }
     }
@@ -68,6 +82,9 @@ pub(super) fn values(config: &NodeConfig, found: &mut Vec<Finding>) {
     }
     for (index, hook) in config.hooks.iter().enumerate() {
         absolute(&hook.program, at!["hook", index, "program"], found);
+    }
+    for (index, fencer) in config.fencers.iter().enumerate() {
+        absolute(&fencer.program, at!["fencer", index, "program"], found);
     }
 }
 
@@ -128,6 +145,9 @@ pub(super) fn files(config: &NodeConfig, found: &mut Vec<Finding>) {
     }
     for (index, hook) in config.hooks.iter().enumerate() {
         executable(&hook.program, at!["hook", index, "program"], found);
+    }
+    for (index, fencer) in config.fencers.iter().enumerate() {
+        executable(&fencer.program, at!["fencer", index, "program"], found);
     }
 }
 

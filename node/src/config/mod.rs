@@ -19,7 +19,7 @@ use mesh_proto::{AgentName, GroupName, InstanceName, MeshId, NodeId, SiteName};
 use serde::Deserialize;
 
 pub use aws::{Elbv2Section, Endpoint, EndpointError, Route53Section};
-pub use errands::{HookSection, ServiceSection};
+pub use errands::{FencerSection, HookSection, ServiceSection};
 pub use guarded::Guarded;
 pub use locate::Problem;
 pub use redis::{RedisProbeSection, RedisSection, RedisTls};
@@ -70,6 +70,9 @@ pub struct NodeConfig {
     /// Programs that this agent may run for a group.
     #[serde(default, rename = "hook")]
     pub hooks: Vec<HookSection>,
+    /// Programs with which this agent may turn other hosts off.
+    #[serde(default, rename = "fencer")]
+    pub fencers: Vec<FencerSection>,
 }
 
 /// The mesh and its founding voters; the same in every agent's file.

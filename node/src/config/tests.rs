@@ -116,6 +116,7 @@ fn the_examples_of_the_package_are_valid() {
     let mut full: mesh_proto::spec::GroupSpec = toml::from_str(&text).unwrap_or_else(|e| panic!("{e}"));
     assert_eq!((config.services.len(), config.hooks.len()), (2, 1));
     assert!(full.hooks.iter().any(|hook| hook.name == config.hooks[0].name));
+    assert!(full.fencers.iter().any(|fencer| fencer.name == config.fencers[0].name));
     // The example shows the half of one site; the other one's stands in that site's part.
     full.services[1].after.retain(|name| name.as_str() != "scheduler-east");
     assert_eq!(mesh_failover::policy::check(&full, &members), []);
@@ -130,7 +131,8 @@ fn with_comments(text: &str) -> String {
     let mut inside = false;
     let lines = text.lines().map(|line| {
         inside = match line {
-            "# [[service]]" | "# [[hook]]" | "# [[redis]]" | "# [redis_probe]" | "# [timing]" => true,
+            "# [[service]]" | "# [[hook]]" | "# [[fencer]]" | "# [[redis]]" | "# [redis_probe]"
+            | "# [timing]" => true,
             line if line.starts_with("# ") => inside,
             _ => false,
         };

@@ -4,6 +4,7 @@
 mod dns;
 mod elbv2;
 pub(crate) mod errand;
+mod fencer;
 mod route;
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,7 @@ use crate::{AgentName, GroupName, InstanceName, Millis, SiteName};
 pub use dns::{DnsName, DnsNameError, DnsTarget, Drift, MARKER_LABEL, RecordKind, RecordSpec};
 pub use elbv2::{Elbv2Target, LbTarget, LbTargetError, TargetGroupArn, TargetGroupArnError};
 pub use errand::{CheckSpec, Errand, HookSpec, Moves, OnFailure, Point, ServiceSpec, When, Work};
+pub use fencer::FencerSpec;
 pub use route::{HaproxyTarget, PgbouncerTarget, RouteError, RouteKind, RouteSpec, RouteTarget};
 
 /// One group: the instances that replicate from one primary, the routes that lead to it, and what else moves with it.
@@ -78,6 +80,9 @@ pub struct GroupSpec {
     /// Programs that runs execute.
     #[serde(default, rename = "hook", skip_serializing_if = "Vec::is_empty")]
     pub hooks: Vec<HookSpec>,
+    /// Programs that turn hosts off from outside.
+    #[serde(default, rename = "fencer", skip_serializing_if = "Vec::is_empty")]
+    pub fencers: Vec<FencerSpec>,
 }
 
 const fn default_quorum_size() -> u32 {

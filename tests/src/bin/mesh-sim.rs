@@ -10,8 +10,8 @@ use mesh_tests::sim::setup::Shape;
 use mesh_tests::sim::steps::Place;
 use mesh_tests::sim::{Options, run};
 
-const USAGE: &str = "mesh-sim --seed N [--errands] [--zero-loss] [--restarts] [--strangers] [--elects] [--early] [--trace] [--mutant NAME] | --seeds A..B [--errands] [--zero-loss] [--restarts] [--strangers] [--elects] [--early] [--mutant NAME] \
-    [--keep-going] | --seed N --scenario crash|crash-scan|host-lost|switchover|services [--leader N] [--fault EFFECT/PLACE] [--trace]";
+const USAGE: &str = "mesh-sim --seed N [--errands] [--zero-loss] [--restarts] [--strangers] [--elects] [--early] [--fencers] [--trace] [--mutant NAME] | --seeds A..B [--errands] [--zero-loss] [--restarts] [--strangers] [--elects] [--early] [--fencers] [--mutant NAME] \
+    [--keep-going] | --seed N --scenario crash|crash-scan|host-lost|fenced|switchover|services [--leader N] [--fault EFFECT/PLACE] [--trace]";
 
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
@@ -43,6 +43,10 @@ fn main() -> ExitCode {
             }
             "--early" => {
                 options.early = true;
+                Some(())
+            }
+            "--fencers" => {
+                options.fencers = true;
                 Some(())
             }
             "--elects" => {

@@ -277,6 +277,7 @@ fn over(run: &Run, errand: &ErrandName, wanted: Option<Work>) -> bool {
             | Effect::Promote { .. }
             | Effect::Follow { .. }
             | Effect::Scan { .. }
+            | Effect::TurnOff { .. }
             | Effect::Route { .. }
             | Effect::Prove { .. } => false,
         });

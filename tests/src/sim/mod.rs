@@ -11,6 +11,7 @@ pub mod clock;
 mod electors;
 mod errands;
 mod faults;
+mod fencer;
 mod guard;
 mod liveness;
 pub mod mutant;
@@ -57,6 +58,8 @@ pub struct Options {
     pub elects: bool,
     /// A zero-loss group opens on durability alone.
     pub early: bool,
+    /// Hosts are turned off from outside; by the seed, nobody is promoted before that.
+    pub fencers: bool,
 }
 
 /// What happened in a run in which every promise was kept.
@@ -99,13 +102,15 @@ pub struct Failure {
     pub elects: bool,
     /// In a zero-loss group that opens on durability alone.
     pub early: bool,
+    /// With hosts that are turned off from outside.
+    pub fencers: bool,
 }
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "seed {} after {} ms: {}\n  replay: cargo run -p mesh-tests --bin mesh-sim -- --seed {}{}{}{}{}{}{} --trace",
+            "seed {} after {} ms: {}\n  replay: cargo run -p mesh-tests --bin mesh-sim -- --seed {}{}{}{}{}{}{}{} --trace",
             self.seed,
             self.at_ms,
             self.why,
@@ -115,7 +120,8 @@ impl std::fmt::Display for Failure {
             if self.restarts { " --restarts" } else { "" },
             if self.strangers { " --strangers" } else { "" },
             if self.elects { " --elects" } else { "" },
-            if self.early { " --early" } else { "" }
+            if self.early { " --early" } else { "" },
+            if self.fencers { " --fencers" } else { "" }
         )
     }
 }
@@ -144,6 +150,9 @@ pub fn run(seed: u64, options: Options) -> Result<Summary, Failure> {
     if options.restarts {
         let last = rng.chance(200);
         setup.spec.crash_policy = if last { CrashPolicy::RestartFirst } else { CrashPolicy::Auto };
+    }
+    if options.fencers {
+        setup = setup.with_fencers(rng.chance(500));
     }
     let mut world = World::new(setup, seed, options.mutation, options.trace);
     world.strangers = options.strangers;
@@ -185,8 +194,19 @@ impl World {
                 let zero_loss = self.setup.zero_loss() && !early;
                 let restarts = self.setup.spec.crash_policy != CrashPolicy::FailoverFirst;
                 let (why, at_ms, strangers) = (why.clone(), self.now / 1_000, self.strangers);
-                let elects = self.setup.elects;
-                Err(Failure { seed, why, at_ms, errands, zero_loss, restarts, strangers, elects, early })
+                let (elects, fencers) = (self.setup.elects, !self.setup.spec.fencers.is_empty());
+                Err(Failure {
+                    seed,
+                    why,
+                    at_ms,
+                    errands,
+                    zero_loss,
+                    restarts,
+                    strangers,
+                    elects,
+                    early,
+                    fencers,
+                })
             }
             None => Ok(Summary {
                 promotions: self.checks.failovers,

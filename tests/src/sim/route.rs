@@ -38,6 +38,9 @@ impl World {
 
     fn execute_route(&mut self, host: usize, order: &Order) -> Outcome {
         let refused = |code, detail: &str| Outcome::Refused { code, detail: detail.to_owned() };
+        if let Effect::TurnOff { .. } = order.effect {
+            return self.turn_off(host, order);
+        }
         let (Effect::Route { instance, .. } | Effect::Prove { instance, .. }) = &order.effect else {
             return refused(Refusal::NotConfigured, "not for an agent");
         };

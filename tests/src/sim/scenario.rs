@@ -23,6 +23,8 @@ pub enum Scenario {
     HostLost,
     /// The same in a zero-loss group that opens early, in which commits wait for the other standby.
     EarlyHostLost,
+    /// The primary's host dies, and nobody is promoted before a fencer says that it is off.
+    Fenced,
     /// An operator asks for a planned switchover.
     Switchover,
     /// The same with services and hooks that move along.
@@ -31,8 +33,15 @@ pub enum Scenario {
 
 impl Scenario {
     /// Every scenario.
-    pub const ALL: [Self; 6] =
-        [Self::Crash, Self::CrashScan, Self::HostLost, Self::EarlyHostLost, Self::Switchover, Self::Services];
+    pub const ALL: [Self; 7] = [
+        Self::Crash,
+        Self::CrashScan,
+        Self::HostLost,
+        Self::EarlyHostLost,
+        Self::Fenced,
+        Self::Switchover,
+        Self::Services,
+    ];
 
     /// Its name on the command line.
     #[must_use]
@@ -42,6 +51,7 @@ impl Scenario {
             Self::CrashScan => "crash-scan",
             Self::HostLost => "host-lost",
             Self::EarlyHostLost => "early-host-lost",
+            Self::Fenced => "fenced",
             Self::Switchover => "switchover",
             Self::Services => "services",
         }
@@ -90,6 +100,9 @@ pub fn play(
     if scenario == Scenario::CrashScan {
         setup.spec.crash_policy = CrashPolicy::Auto;
     }
+    if scenario == Scenario::Fenced {
+        setup = setup.with_fencers(true);
+    }
     if scenario == Scenario::EarlyHostLost {
         setup.spec.durability = Durability::ZeroLoss;
         setup.spec.open = Open::DurabilityOnly;
@@ -110,7 +123,7 @@ pub fn play(
         // With a host lost, the leader's is the second of three: away for longer than a lease, nobody could renew.
         let away = match scenario {
             Scenario::Crash | Scenario::CrashScan | Scenario::Switchover | Scenario::Services => 4_000,
-            Scenario::HostLost | Scenario::EarlyHostLost => 1_000,
+            Scenario::HostLost | Scenario::EarlyHostLost | Scenario::Fenced => 1_000,
         };
         world.injection = Injection::new(kind, place, away);
     }
@@ -120,7 +133,7 @@ pub fn play(
     let began = world.now;
     match scenario {
         Scenario::Crash | Scenario::CrashScan => world.kill_postmaster(0),
-        Scenario::HostLost | Scenario::EarlyHostLost => world.crash_host(0, ms(20_000)),
+        Scenario::HostLost | Scenario::EarlyHostLost | Scenario::Fenced => world.crash_host(0, ms(20_000)),
         Scenario::Switchover | Scenario::Services => world.ask(RunKind::Switchover, None, false),
     }
     let (mut ended, mut written) = (None, None);

@@ -136,6 +136,7 @@ impl Setup {
             }],
             services: Vec::new(),
             hooks: Vec::new(),
+            fencers: Vec::new(),
         };
         let timing = policy::timing(&spec);
         Self { shape, hosts, instances, route_host, spec, timing, elects: false }

@@ -136,11 +136,11 @@ pub enum HookError {
     },
 }
 
-/// Runs a hook. When this returns, no process of its group is left, but what one that [leaves](Hook::leaves) something left.
+/// Runs a hook, with `call` (a [`Call`], for the hook of a run) on its stdin. When this returns, no process of its group is left, but what one that [leaves](Hook::leaves) something left.
 ///
 /// # Errors
 /// [`HookError`]; only after [`HookError::Lost`] was it started.
-pub async fn run(hook: &Hook, call: &Call, deadline: Instant) -> Result<Report, HookError> {
+pub async fn run(hook: &Hook, call: &impl Serialize, deadline: Instant) -> Result<Report, HookError> {
     let name = || hook.name.clone();
     if !hook.program.is_absolute() {
         return Err(HookError::NotAbsolute { name: name(), program: hook.program.clone() });

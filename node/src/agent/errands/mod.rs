@@ -1,9 +1,10 @@
-//! Starts and stops services and runs hooks, each behind its epoch gate, each one at a time, and only what this agent's file
+//! Starts and stops services, runs hooks and turns hosts off, each behind its epoch gate, each one at a time, and only what this agent's file
 //! allows: an order names a service or hook, never a program.
 //!
 //! A job belongs to the agent and not to the call that asked for it: a leader that dies does not take a half-started service
 //! along, and the next one asks how it stands. Nothing outlives its deadline, and an order of a newer epoch ends an older job.
 
+mod fencer;
 mod journal;
 mod needs;
 mod work;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use mesh_proto::effect::{Effect, Order, Outcome, Refusal, StepRef};
 use mesh_proto::spec::{GroupSpec, InstanceSpec, Work as Kind};
-use mesh_proto::{AgentName, ErrandName, GroupName};
+use mesh_proto::{AgentName, ErrandName, GroupName, InstanceName};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout_at;
@@ -25,6 +26,7 @@ use journal::Begin;
 use needs::Needs;
 use work::Work;
 
+pub use fencer::Ending;
 pub use journal::{Journal, JournalError};
 pub use needs::{Groups, Standing};
 pub use work::Allowed;
@@ -79,8 +81,10 @@ impl ErrandKeeper {
 
     /// Executes an order within its budget, or finds out how it stands.
     pub async fn execute(&self, order: &Order) -> Outcome {
-        let Effect::Errand { errand, agent, .. } = &order.effect else {
-            return refused(Refusal::NotConfigured, "no service and no hook");
+        let (Effect::Errand { errand, agent, .. } | Effect::TurnOff { fencer: errand, agent, .. }) =
+            &order.effect
+        else {
+            return refused(Refusal::NotConfigured, "no service, no hook and no fencer");
         };
         if *agent != self.me {
             return refused(Refusal::NotConfigured, format!("this is agent {}", self.me));
@@ -114,7 +118,7 @@ impl ErrandKeeper {
                 if let Some(done) = self.job(key, order.step) {
                     return awaited(done, order, deadline).await;
                 }
-                if !work.is_service() {
+                if !work.shows() {
                     return self.interrupted(key, order, deadline).await;
                 }
             }
@@ -133,8 +137,11 @@ impl ErrandKeeper {
 
     /// What the order asks for, as far as file and spec allow it.
     fn work(&self, order: &Order, group: &GroupSpec) -> Result<Work, No> {
+        if let Effect::TurnOff { fencer, instance, .. } = &order.effect {
+            return self.turn_off(order, group, fencer, instance);
+        }
         let Effect::Errand { errand, instance, work, .. } = &order.effect else {
-            return Err(no(Refusal::NotConfigured, "no service and no hook"));
+            return Err(no(Refusal::NotConfigured, "no service, no hook and no fencer"));
         };
         if !knows(group, errand) {
             let what = format!("{errand} is not in the applied spec here yet");
@@ -149,6 +156,27 @@ impl ErrandKeeper {
             logins: self.logins.clone(),
         };
         self.allowed.work(order, group, instance, needs)
+    }
+
+    /// The program that turns the host of an instance off.
+    fn turn_off(
+        &self,
+        order: &Order,
+        group: &GroupSpec,
+        fencer: &ErrandName,
+        instance: &InstanceName,
+    ) -> Result<Work, No> {
+        let Effect::TurnOff { term, .. } = &order.effect else {
+            return Err(no(Refusal::NotConfigured, "no order to turn a host off"));
+        };
+        let named = group.fencers.iter().any(|f| f.name == *fencer && f.fences.contains(instance));
+        let host = group.instances.iter().find(|known| known.name == *instance);
+        let (true, Some(host)) = (named, host) else {
+            let what = format!("{fencer} of {instance} is not in the applied spec here yet");
+            return Err(no(Refusal::NotDelivered, what));
+        };
+        let ending = self.groups.ending(&order.group, instance, *term);
+        self.allowed.fencer(fencer, order, host, &ending)
     }
 
     /// Begins a job that ends by the deadline whoever asked, and whatever becomes of them.
@@ -198,7 +226,7 @@ impl ErrandKeeper {
         };
         match self.work(order, group) {
             Err(no) => no.into(),
-            Ok(work) if work.is_service() => work.look(deadline).await,
+            Ok(work) if work.shows() => work.look(deadline).await,
             Ok(_) if begun => self.interrupted(key, order, deadline).await,
             Ok(_) => refused(Refusal::NotSo, "the hook was never begun here"),
         }

@@ -8,11 +8,13 @@ use std::time::{Duration, Instant};
 
 use mesh_failover::state::Group;
 use mesh_proto::evidence::Seen;
+use mesh_proto::lease::LeaseTerm;
 use mesh_proto::run::Phase;
 use mesh_proto::{Epoch, GroupName, InstanceName, RunId};
 use tokio::time::sleep_until;
 
 use super::super::sightings::{Glance, Logins};
+use super::fencer::Ending;
 
 /// Pause between two looks at a primary that does not serve yet.
 const AGAIN: Duration = Duration::from_millis(100);
@@ -23,6 +25,8 @@ const LOOK: Duration = Duration::from_secs(1);
 pub trait Groups: Send + Sync {
     /// How this one stands here.
     fn standing(&self, group: &GroupName) -> Standing;
+    /// Whether this lease of an instance of the group is being ended.
+    fn ending(&self, group: &GroupName, instance: &InstanceName, term: LeaseTerm) -> Ending;
 }
 
 /// How a group stands, as this agent knows it.
@@ -141,6 +145,10 @@ mod tests {
     impl Groups for Stands {
         fn standing(&self, _: &GroupName) -> Standing {
             (self.0)()
+        }
+
+        fn ending(&self, _: &GroupName, _: &InstanceName, _: LeaseTerm) -> Ending {
+            Ending::NotYet
         }
     }
 

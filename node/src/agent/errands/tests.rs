@@ -3,8 +3,9 @@ use std::path::Path;
 
 use mesh_adapters::process::ProcessHandle;
 use mesh_proto::effect::Finding;
+use mesh_proto::lease::LeaseTerm;
 use mesh_proto::spec::{Point, Work as Kind};
-use mesh_proto::{Epoch, GroupName, Millis, RunId};
+use mesh_proto::{Epoch, GroupName, LeaseNo, Millis, RunId};
 
 use super::*;
 use crate::config::NodeConfig;
@@ -32,9 +33,10 @@ key = "/etc/mesh/agent.key"
 const SPEC: &str = r#"{"group":"orders","instance":[
     {"name":"pg-dr","site":"dr","agent":"dr-1","address":"10.0.0.2:5432","guard":"10.0.0.2:7401"}],
     "service":[{"name":"api","site":"dr","agent":"dr-1"},{"name":"foreign","site":"dr","agent":"dr-1"}],
-    "hook":[{"name":"page","agents":["dr-1"]}]}"#;
+    "hook":[{"name":"page","agents":["dr-1"]}],
+    "fencer":[{"name":"bmc","fences":["pg-dr"],"agents":["dr-1"]}]}"#;
 
-struct Applied;
+struct Applied(Ending);
 
 impl Specs for Applied {
     fn spec(&self, _: &GroupName) -> Option<GroupSpec> {
@@ -46,10 +48,19 @@ impl Groups for Applied {
     fn standing(&self, _: &GroupName) -> Standing {
         Standing::Unknown
     }
+
+    fn ending(&self, _: &GroupName, _: &InstanceName, _: LeaseTerm) -> Ending {
+        self.0.clone()
+    }
 }
 
 /// An agent on a directory: a service that is a file, and a hook that counts how often it ran.
 fn keeper(dir: &Path, hook: &str) -> ErrandKeeper {
+    keeper_at(dir, hook, Ending::Open)
+}
+
+/// The same, whose log says this of a takeover.
+fn keeper_at(dir: &Path, hook: &str, ending: Ending) -> ErrandKeeper {
     let script = |name: &str, text: &str| {
         let path = dir.join(name);
         std::fs::write(&path, format!("#!/bin/sh\ncd {}\n{text}\n", dir.display())).unwrap();
@@ -58,9 +69,16 @@ fn keeper(dir: &Path, hook: &str) -> ErrandKeeper {
     };
     let (start, stop) = (script("start", "echo x >>started; touch up"), script("stop", "rm -f up"));
     let (check, hook) = (script("check", "test -e up"), script("hook", &format!("echo x >>ran; {hook}")));
+    // Off or on is a file; it takes a second try to turn it off.
+    let fencer = script(
+        "fencer",
+        "cat >asked; if grep -q '\"status\"' asked; then test -e off && echo is off; exit; fi\n\
+         echo x >>tried; test $(wc -l <tried) -ge 2 || exit 75; touch off; echo power is off",
+    );
     let text = format!(
         "{FILE}[[service]]\nname = \"api\"\nstart = [\"{start}\"]\nstop = [\"{stop}\"]\ncheck = [\"{check}\"]\n\
-         [[hook]]\nname = \"page\"\nprogram = \"{hook}\"\n"
+         [[hook]]\nname = \"page\"\nprogram = \"{hook}\"\n\
+         [[fencer]]\nname = \"bmc\"\nprogram = \"{fencer}\"\n"
     );
     let config = NodeConfig::parse(Path::new("mesh.toml"), &text).unwrap();
     let journal = Journal::open(dir).unwrap();
@@ -69,8 +87,8 @@ fn keeper(dir: &Path, hook: &str) -> ErrandKeeper {
         Allowed::of(&config),
         Logins::default(),
         journal,
-        Arc::new(Applied),
-        Arc::new(Applied),
+        Arc::new(Applied(ending.clone())),
+        Arc::new(Applied(ending)),
     )
 }
 
@@ -194,4 +212,40 @@ async fn a_newer_order_ends_an_older_job_and_a_lost_caller_does_not() {
     let dead = tokio::time::timeout(Duration::from_secs(10), process.dead()).await;
     assert!(matches!(dead, Ok(Ok(()))), "the older job still runs: {dead:?}");
     assert_eq!(code(&keeper.execute(&slow).await), Some(Refusal::StaleEpoch));
+}
+
+fn turn_off(attempt: u32) -> Order {
+    let mut order = order("bmc", Kind::Hook, 2, attempt);
+    order.effect = Effect::TurnOff {
+        fencer: "bmc".parse().unwrap(),
+        agent: "dr-1".parse().unwrap(),
+        instance: "pg-dr".parse().unwrap(),
+        term: LeaseTerm { epoch: Epoch(2), lease_no: LeaseNo(5) },
+        takeover: 1,
+    };
+    order
+}
+
+#[tokio::test]
+async fn a_host_is_turned_off_only_while_its_lease_is_being_ended() {
+    let dir = tempfile::tempdir().unwrap();
+    for (ending, code_is) in [(Ending::NotYet, Refusal::NotDelivered), (Ending::Over, Refusal::StaleEpoch)] {
+        let keeper = keeper_at(dir.path(), "exit 0", ending);
+        assert_eq!(code(&keeper.execute(&turn_off(1)).await), Some(code_is));
+        assert_eq!(times(dir.path(), "tried"), 0);
+    }
+    let keeper = keeper(dir.path(), "exit 0");
+    assert_eq!(code(&keeper.execute(&verifying(turn_off(1))).await), Some(Refusal::NotSo));
+    let off = keeper.execute(&turn_off(1)).await;
+    assert!(matches!(&off, Outcome::Done(Finding::Off { said, .. }) if said == "power is off"), "{off:?}");
+    assert_eq!(times(dir.path(), "tried"), 2, "it asked to be tried again");
+    let told: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(dir.path().join("asked")).unwrap()).unwrap();
+    assert_eq!((told["action"].as_str(), told["instance"].as_str()), (Some("off"), Some("pg-dr")));
+    assert_eq!((told["address"].as_str(), told["lease_no"].as_u64()), (Some("10.0.0.2"), Some(5)));
+    // Whoever asks how it stands gets the same, from the journal; one who does not know of it, from the fencer itself.
+    assert_eq!(keeper.execute(&verifying(turn_off(1))).await, off);
+    let other = keeper.execute(&verifying(turn_off(2))).await;
+    assert!(matches!(&other, Outcome::Done(Finding::Off { said, .. }) if said == "is off"), "{other:?}");
+    assert_eq!(times(dir.path(), "tried"), 2);
 }

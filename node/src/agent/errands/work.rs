@@ -1,7 +1,7 @@
 //! One errand: a service brought up and seen to be well, or brought down and seen to be gone, or a hook run to its end.
 //! Programs come from this agent's file alone.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use mesh_adapters::health::{Check, Unhealthy};
@@ -14,6 +14,7 @@ use mesh_proto::spec::{CheckSpec, GroupSpec, InstanceSpec, Work as Kind};
 use mesh_proto::{ErrandName, Millis};
 use tokio::time::sleep_until;
 
+use super::fencer::{Ending, Fencer};
 use super::needs::Needs;
 use super::{Goal, Logins, No, no, refused};
 use crate::config::NodeConfig;
@@ -32,6 +33,7 @@ const SAID_CHARS: usize = 200;
 pub struct Allowed {
     services: Vec<(ErrandName, Managed)>,
     hooks: Vec<Hook>,
+    fencers: Vec<Hook>,
 }
 
 /// How a service is started and stopped.
@@ -74,13 +76,15 @@ impl Allowed {
             };
             (name.clone(), managed)
         });
-        let hooks = config.hooks.iter().map(|hook| Hook {
-            name: hook.name.to_string(),
-            program: hook.program.clone(),
-            args: hook.args.clone(),
+        let program = |name: &ErrandName, program: &Path, args: &[String]| Hook {
+            name: name.to_string(),
+            program: program.to_owned(),
+            args: args.to_vec(),
             leaves: false,
-        });
-        Self { services: services.collect(), hooks: hooks.collect() }
+        };
+        let hooks = config.hooks.iter().map(|hook| program(&hook.name, &hook.program, &hook.args));
+        let fencers = config.fencers.iter().map(|f| program(&f.name, &f.program, &f.args));
+        Self { services: services.collect(), hooks: hooks.collect(), fencers: fencers.collect() }
     }
 
     /// What an order comes to here.
@@ -108,10 +112,10 @@ impl Allowed {
             site: instance.site.clone(),
             attempt: order.step.attempt,
         };
-        let act = match work {
+        Ok(match work {
             Kind::Hook => {
                 let hook = self.hooks.iter().find(|hook| hook.name == errand.as_str());
-                Act::Hook(hook.ok_or_else(|| missing("hook"))?.clone())
+                Work::Hook { hook: hook.ok_or_else(|| missing("hook"))?.clone(), call, needs }
             }
             Kind::Start | Kind::Stop => {
                 let found = self.services.iter().find(|(name, _)| name == errand);
@@ -119,34 +123,43 @@ impl Allowed {
                 let spec = group.services.iter().find(|service| service.name == *errand);
                 let check = spec.and_then(|service| service.check.clone());
                 let goal = Goal { instance: instance.clone(), database: group.database.clone() };
-                Act::Service(Box::new(Service {
+                let service = Box::new(Service {
                     name: errand.clone(),
                     up: *work == Kind::Start,
                     managed: managed.clone(),
                     check: check.map(|check| prepared(check, &goal, &needs.logins)).transpose()?,
-                }))
+                });
+                Work::Service { service, call, needs }
             }
+        })
+    }
+
+    /// What an order to turn a host off comes to here.
+    pub(super) fn fencer(
+        &self,
+        name: &ErrandName,
+        order: &Order,
+        host: &InstanceSpec,
+        ending: &Ending,
+    ) -> Result<Work, No> {
+        let Some(hook) = self.fencers.iter().find(|hook| hook.name == name.as_str()) else {
+            let what = format!("this agent's file has no [[fencer]] named {name}, so it turns nobody off");
+            return Err(no(Refusal::NotConfigured, what));
         };
-        Ok(Work { act, call, needs })
+        Fencer::new(hook, order, host, ending).map(|fencer| Work::Fencer(Box::new(fencer)))
     }
 }
 
 /// An errand, ready to be done.
 #[derive(Debug)]
-pub(super) struct Work {
-    act: Act,
-    call: Call,
-    needs: Needs,
+pub(super) enum Work {
+    Hook { hook: Hook, call: Call, needs: Needs },
+    Service { service: Box<Service>, call: Call, needs: Needs },
+    Fencer(Box<Fencer>),
 }
 
 #[derive(Debug)]
-enum Act {
-    Hook(Hook),
-    Service(Box<Service>),
-}
-
-#[derive(Debug)]
-struct Service {
+pub(super) struct Service {
     name: ErrandName,
     /// Start it, or stop it.
     up: bool,
@@ -175,31 +188,34 @@ enum Found {
 
 impl Work {
     /// Whether how it stands can be looked at: a hook leaves nothing that shows it.
-    pub(super) const fn is_service(&self) -> bool {
-        match self.act {
-            Act::Service(_) => true,
-            Act::Hook(_) => false,
+    pub(super) const fn shows(&self) -> bool {
+        match self {
+            Self::Service { .. } | Self::Fencer(_) => true,
+            Self::Hook { .. } => false,
         }
     }
 
     /// Does it. When this returns, or is dropped, no program of it runs any more.
     pub(super) async fn run(&self, deadline: Instant) -> Outcome {
-        match &self.act {
-            Act::Hook(hook) => match self.needs.met(deadline).await {
-                Ok(()) => command(hook, &self.call, deadline).await,
+        match self {
+            Self::Hook { hook, call, needs } => match needs.met(deadline).await {
+                Ok(()) => command(hook, call, deadline).await,
                 Err(why) => refused(Refusal::Failed, format!("hook {} was not begun: {why}", hook.name)),
             },
-            Act::Service(service) => service.run(&self.call, &self.needs, deadline).await,
+            Self::Service { service, call, needs } => service.run(call, needs, deadline).await,
+            Self::Fencer(fencer) => fencer.off(deadline).await,
         }
     }
 
     /// Finds out whether it is so, and changes nothing.
     pub(super) async fn look(&self, deadline: Instant) -> Outcome {
         let began = Instant::now();
-        let Act::Service(service) = &self.act else {
-            return refused(Refusal::NotSo, "a hook leaves nothing that shows it");
+        let (service, call) = match self {
+            Self::Service { service, call, .. } => (service, call),
+            Self::Fencer(fencer) => return fencer.look(deadline).await,
+            Self::Hook { .. } => return refused(Refusal::NotSo, "a hook leaves nothing that shows it"),
         };
-        match service.look(&self.call, deadline).await {
+        match service.look(call, deadline).await {
             Found::So => ran(began, None),
             Found::NotSo(how) => refused(Refusal::NotSo, how),
             Found::Untold => refused(Refusal::NotSo, "nothing tells whether it is so; it is done again"),
@@ -368,7 +384,7 @@ async fn command(hook: &Hook, call: &Call, deadline: Instant) -> Outcome {
     }
 }
 
-fn end_of(text: &str) -> String {
+pub(super) fn end_of(text: &str) -> String {
     let skip = text.chars().count().saturating_sub(SAID_CHARS);
     text.chars()
         .skip(skip)

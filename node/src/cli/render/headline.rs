@@ -258,6 +258,12 @@ pub fn way_out(run: &Run, cause: StuckCause) -> String {
              or take one that lags, and lose what it lacks: mesh failover --force --reason \"…\"",
             run.plan.from
         ),
+        StuckCause::FencerFailed => format!(
+            "turn the host of {} off by hand or mend its fencer, then: {retry}\n\
+             or let it open again: mesh abort {id} --reason \"…\"\n\
+             or rely on the end of its lease alone: mesh failover --force --reason \"…\"",
+            run.ending_instance
+        ),
         StuckCause::PromotionFailed => {
             let instance = run.promotion.as_ref().map_or("the candidate", |p| p.instance.as_str());
             format!("mend {instance} (its server log says why it does not open), then: {retry}")

@@ -208,6 +208,10 @@ fn proof(proof: &Proof) -> String {
              answer readers, as `open = \"durability-only\"` allows",
             text::count(frozen.pledges.len(), "voter", "voters")
         ),
+        Proof::External(off) => {
+            let said = if off.said.is_empty() { String::new() } else { format!(": {}", off.said) };
+            format!("its host was turned off by {} ({}){said}", off.agent, off.fencer)
+        }
         Proof::Expired(expiry) => format!(
             "the old lease ran out ({} pledged, {} waited)",
             text::count(expiry.pledges.len(), "voter", "voters"),
@@ -264,6 +268,8 @@ fn finding(found: &Finding) -> String {
             }
             Rejoined::Rebuilt { .. } => ", rebuilt".to_owned(),
         },
+        Finding::Off { said, .. } if said.is_empty() => ", off".to_owned(),
+        Finding::Off { said, .. } => format!(", off: {said}"),
         Finding::Scanned { commits: 0, .. } => ", the candidate lacks no commit".to_owned(),
         Finding::Scanned { commits, bytes, .. } => {
             let commits = text::count(usize::try_from(*commits).unwrap_or(usize::MAX), "commit", "commits");
@@ -420,6 +426,6 @@ fn target(step: &Step) -> &str {
     match step.effect.target() {
         mesh_proto::effect::Target::Instance(name) => name.as_str(),
         mesh_proto::effect::Target::Route(name) => name.as_str(),
-        mesh_proto::effect::Target::Errand(name) => name.as_str(),
+        mesh_proto::effect::Target::Errand(name) | mesh_proto::effect::Target::Fencer(name) => name.as_str(),
     }
 }
