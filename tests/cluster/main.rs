@@ -20,5 +20,6 @@ mod routes;
 mod services;
 mod site;
 mod support;
+mod upgrade;
 mod voters;
 mod zero_loss;
