@@ -132,6 +132,27 @@ fn what_a_dead_primary_had_bounds_the_loss() {
     assert_eq!(rejection(group, &heard, true), None, "a person may accept the loss");
 }
 
+/// A host that was copied with its identity speaks in turns with the original; a guard that restarts never goes back.
+#[test]
+fn an_instance_that_is_there_twice_lets_nothing_happen_by_itself() {
+    let group = "g".parse().unwrap();
+    let of_life = |life: &str, seq: u64| GuardStatus {
+        guard: GuardIncarnation(life.to_owned()),
+        ..status("old", seq, ProcessState::Primary, Some(50_000))
+    };
+    let mut heard = Observations::default();
+    for (at, life) in (0..).step_by(200).zip(["a", "a", "b", "b", "a", "b", "c", "d", "c", "d"]) {
+        // Restarts, and the last word of a life that is over, late, twice.
+        heard.heard_guard(Moment(at), of_life(life, at + 1));
+        assert_eq!(heard.rival(Moment(at), &group), None, "{life} at {at}");
+    }
+    heard.heard_guard(Moment(3_000), of_life("c", 3_000));
+    let said = heard.rival(Moment(3_000), &group).unwrap();
+    assert!(said.contains("two guards say that they are old"), "{said}");
+    assert!(heard.rival(Moment(12_000), &group).is_some());
+    assert_eq!(heard.rival(Moment(14_000), &group), None, "the copy has been silent for long");
+}
+
 fn apply(state: &mut MeshState, index: u64, commands: Vec<Command>) -> Applied {
     let actor = Actor::Operator("ann".to_owned());
     state.apply(index, &Entry { by: "a".parse().unwrap(), actor, at: Wall(0), commands }).unwrap()

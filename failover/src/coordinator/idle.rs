@@ -56,7 +56,7 @@ impl Driver {
         group: &Group,
         judgement: &Judgement,
     ) -> Option<Step> {
-        if group.blocked().is_some() || context.heard.rival(&group.spec.group).is_some() {
+        if group.blocked().is_some() || context.heard.rival(context.now, &group.spec.group).is_some() {
             self.willing = None;
             return if group.pause.is_none() { self.open_in_place(context, group) } else { None };
         }
@@ -155,7 +155,7 @@ impl Driver {
         let mut judgement = judgement;
         let mut blocked = None;
         if judgement.verdict == Verdict::Down {
-            blocked = group.blocked().or_else(|| context.heard.rival(&group.spec.group));
+            blocked = group.blocked().or_else(|| context.heard.rival(context.now, &group.spec.group));
             if blocked.is_none() {
                 let standings = plan::assess(context.now, group, context.heard, context.waived(false, false));
                 if standings.iter().all(|s| s.rejected.is_some()) {

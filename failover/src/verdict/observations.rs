@@ -4,9 +4,15 @@
 use std::collections::BTreeMap;
 
 use mesh_proto::evidence::{GuardStatus, Position, Report, RouteSight, Sighting};
-use mesh_proto::{AgentName, GroupName, InstanceName, Millis, RouteName};
+use mesh_proto::{AgentName, GroupName, GuardIncarnation, InstanceName, Millis, RouteName};
 
 use crate::Moment;
+
+/// How often a life of a guard must speak again after another one had taken its place until there are two. A restart never
+/// goes back; one late message makes two returns, of the former life and of the present one.
+const RETURNS: u32 = 3;
+/// How long the last of these returns counts: many times what guards let pass between two statuses.
+const RETURN_LASTS: Millis = Millis(10_000);
 
 /// Evidence with the moment it arrived here.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +39,16 @@ pub struct Observations {
     /// must be known all the same.
     positions: BTreeMap<(GroupName, InstanceName), Position>,
     reports: BTreeMap<AgentName, Heard<Report>>,
+    /// Lives of guards that took turns.
+    turns: BTreeMap<(GroupName, InstanceName), Turns>,
+}
+
+/// Which life of a guard spoke before the present one, and how often one of them came back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Turns {
+    former: GuardIncarnation,
+    returns: u32,
+    at: Moment,
 }
 
 impl Observations {
@@ -44,6 +60,18 @@ impl Observations {
             && known.said.seq >= status.seq
         {
             return;
+        }
+        if let Some(known) = self.guards.get(&key).filter(|known| known.said.guard != status.guard) {
+            let former = known.said.guard.clone();
+            let turns = self.turns.get(&key);
+            let returns = match turns {
+                Some(turns) if turns.former == status.guard && now.since(turns.at) <= RETURN_LASTS => {
+                    turns.returns.saturating_add(1)
+                }
+                Some(turns) if turns.former == status.guard => 1,
+                Some(_) | None => 0,
+            };
+            self.turns.insert(key.clone(), Turns { former, returns, at: now });
         }
         if let Some(position) = status.position {
             self.positions.insert(key.clone(), position);
@@ -87,9 +115,18 @@ impl Observations {
     }
 
     /// Who else decides about a group's instances, as their guards said last: beside somebody like that nothing is done
-    /// without an operator. A dead instance's last word counts.
+    /// without an operator. A dead instance's last word counts. So does an instance that is there twice: a host that was copied
+    /// with its identity, of which nobody can tell which one is meant.
     #[must_use]
-    pub fn rival(&self, group: &GroupName) -> Option<String> {
+    pub fn rival(&self, now: Moment, group: &GroupName) -> Option<String> {
+        let twice = self.turns.iter().find(|((of, _), turns)| {
+            of == group && turns.returns >= RETURNS && now.since(turns.at) <= RETURN_LASTS
+        });
+        if let Some(((_, instance), _)) = twice {
+            return Some(format!(
+                "two guards say that they are {instance}: a host was copied with its name and certificate; stop the copy"
+            ));
+        }
         let of_group = self.guards.iter().filter(|((of, _), _)| of == group);
         let mut rivals = of_group.filter_map(|((_, instance), heard)| {
             heard.said.rival.as_ref().map(|rival| format!("at {instance}: {rival}"))

@@ -85,12 +85,9 @@ impl Asked {
                 not_yet: group.not_yet_zero_loss(),
                 open: group.spec.open,
             }),
-            blocked: group
-                .verdict
-                .blocked
-                .clone()
-                .or_else(|| group.blocked())
-                .or_else(|| self.driver.with_heard(|c| c.heard.rival(&group.spec.group))),
+            blocked: group.verdict.blocked.clone().or_else(|| group.blocked()).or_else(|| {
+                self.driver.with_heard(|c| c.heard.rival(self.driver.clock.now(), &group.spec.group))
+            }),
             instances: group
                 .spec
                 .instances
