@@ -88,7 +88,10 @@ pub fn init(dir: &Path, mesh: &MeshId) -> Result<Pair, CaError> {
     std::fs::create_dir_all(dir).map_err(|source| CaError::Write { path: dir.to_owned(), source })?;
     let pair = Pair { cert: dir.join("ca.crt"), key: dir.join("ca.key") };
     let key = KeyPair::generate().map_err(make)?;
-    let mut params = params(mesh, &format!("mesh {mesh} authority"))?;
+    // Authorities of a mesh that follow each other have names of their own: a list of revoked certificates is found by it.
+    let id = ring::digest::digest(&ring::digest::SHA256, key.public_key_raw());
+    let id: String = id.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    let mut params = params(mesh, &format!("mesh {mesh} authority {id}"))?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let certificate = params.self_signed(&key).map_err(make)?;
@@ -124,16 +127,25 @@ pub fn issue(dir: &Path, identity: &Identity, addresses: &[IpAddr], out: &Path) 
     Ok(pair)
 }
 
-/// What is there already must be the same authority, or the new certificate would be of no use beside it.
+/// What is there already must hold the same authority, or the new certificate would be of no use beside it. It may hold
+/// others too, while one takes the place of another.
 fn copy_authority(dir: &Path, out: &Path) -> Result<(), CaError> {
     let (from, to) = (dir.join("ca.crt"), out.join("ca.crt"));
     let text = std::fs::read_to_string(&from)
         .map_err(|source| CaError::NoAuthority { dir: dir.to_owned(), source })?;
     match std::fs::read_to_string(&to) {
-        Ok(there) if there == text => Ok(()),
+        Ok(there) if there == text || holds(&there, &text) => Ok(()),
         Ok(_) => Err(CaError::Exists { path: to }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => write_new(&to, &text, 0o644),
         Err(source) => Err(CaError::Write { path: to, source }),
+    }
+}
+
+fn holds(bundle: &str, authority: &str) -> bool {
+    let list = |text: &str| CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
+    match (list(bundle), list(authority)) {
+        (Ok(bundle), Ok(authority)) => authority.iter().all(|one| bundle.contains(one)),
+        (Err(_), _) | (_, Err(_)) => false,
     }
 }
 

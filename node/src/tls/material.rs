@@ -1,14 +1,16 @@
-//! Certificate and key files, read once and checked before anything listens or dials with them.
+//! Certificate and key files, checked as a whole before anything listens or dials with them. What is loaded never changes:
+//! newer files are another [`Material`] ([`super::renewal`]). It never writes, and never shows a key.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mesh_proto::MeshId;
-use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
+use super::ends::End;
 use super::identity::{Identity, IdentityError};
 
 /// Everything a process needs to prove who it is and to check others.
@@ -18,6 +20,7 @@ pub struct Material {
     mesh: MeshId,
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
+    ends: Arc<[End]>,
 }
 
 /// Shows names only: the key must not get into a log.
@@ -44,6 +47,12 @@ pub enum MaterialError {
     /// The certificate file is empty.
     #[error("there is no certificate in {}; issue it with `mesh ca issue`", path.display())]
     Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Everybody on this host may read the key.
+    #[error("{} holds a secret and everybody on this host may use it; run: chmod o= {}", path.display(), path.display())]
+    Exposed {
         /// The file.
         path: PathBuf,
     },
@@ -85,15 +94,42 @@ pub enum MaterialError {
     },
 }
 
-/// The three files.
+/// The files.
 #[derive(Debug, Clone, Copy)]
 pub struct Files<'a> {
-    /// Certificate of the authority.
+    /// Certificate of the authority; several while one takes the place of another.
     pub ca: &'a Path,
     /// Our certificate.
     pub cert: &'a Path,
     /// Our key.
     pub key: &'a Path,
+}
+
+/// What stands in the files, read at one time. It has no `Debug`: the key must not get into a log.
+pub(super) struct Texts {
+    ca: Vec<u8>,
+    cert: Vec<u8>,
+    key: Vec<u8>,
+}
+
+impl Texts {
+    pub(super) fn read(files: Files<'_>) -> Result<Self, MaterialError> {
+        Ok(Self {
+            ca: bytes("the authority's certificate", files.ca)?,
+            cert: bytes("a certificate", files.cert)?,
+            key: bytes("a private key", files.key)?,
+        })
+    }
+
+    /// The same texts have the same digest, so that a change is noticed without keeping the key a second time.
+    pub(super) fn digest(&self) -> ring::digest::Digest {
+        let mut context = ring::digest::Context::new(&ring::digest::SHA256);
+        for text in [&self.ca, &self.cert, &self.key] {
+            context.update(&text.len().to_le_bytes());
+            context.update(text);
+        }
+        context.finish()
+    }
 }
 
 impl Material {
@@ -102,13 +138,27 @@ impl Material {
     /// # Errors
     /// [`MaterialError`].
     pub fn load(files: Files<'_>, mesh: &MeshId, identity: &Identity) -> Result<Self, MaterialError> {
-        let authorities = certificates("the authority's certificate", files.ca)?;
-        let chain = certificates("a certificate", files.cert)?;
-        let key = PrivateKeyDer::from_pem_file(files.key).map_err(|source| MaterialError::Read {
+        Self::of(&Texts::read(files)?, files, mesh, identity)
+    }
+
+    /// Checks texts that were read from these files.
+    pub(super) fn of(
+        texts: &Texts,
+        files: Files<'_>,
+        mesh: &MeshId,
+        identity: &Identity,
+    ) -> Result<Self, MaterialError> {
+        let authorities = certificates("the authority's certificate", files.ca, &texts.ca)?;
+        let chain = certificates("a certificate", files.cert, &texts.cert)?;
+        let key = PrivateKeyDer::from_pem_slice(&texts.key).map_err(|source| MaterialError::Read {
             what: "a private key",
             path: files.key.to_owned(),
             source,
         })?;
+        let ends = [(files.ca, &authorities), (files.cert, &chain)]
+            .into_iter()
+            .flat_map(|(path, list)| list.iter().filter_map(|der| End::of(path, der)))
+            .collect();
         let leaf = chain.first().ok_or_else(|| MaterialError::Empty { path: files.cert.to_owned() })?.clone();
         let (found_mesh, found) = Identity::of(&leaf)
             .map_err(|source| MaterialError::Identity { path: files.cert.to_owned(), source })?;
@@ -120,7 +170,7 @@ impl Material {
             });
         }
         configs(authorities, chain, key, &leaf)
-            .map(|(server, client)| Self { identity: found, mesh: found_mesh, server, client })
+            .map(|(server, client)| Self { identity: found, mesh: found_mesh, server, client, ends })
             .map_err(|source| MaterialError::Mismatch {
                 ca: files.ca.to_owned(),
                 cert: files.cert.to_owned(),
@@ -138,6 +188,11 @@ impl Material {
     #[must_use]
     pub const fn mesh(&self) -> &MeshId {
         &self.mesh
+    }
+    /// When what it rests on ends.
+    #[must_use]
+    pub fn ends(&self) -> &[End] {
+        &self.ends
     }
     /// For listening.
     #[must_use]
@@ -183,10 +238,21 @@ fn configs(
     Ok((Arc::new(server), Arc::new(client)))
 }
 
-fn certificates(what: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, MaterialError> {
+fn bytes(what: &'static str, path: &Path) -> Result<Vec<u8>, MaterialError> {
+    std::fs::read(path).map_err(|source| MaterialError::Read {
+        what,
+        path: path.to_owned(),
+        source: pem::Error::Io(source),
+    })
+}
+
+fn certificates(
+    what: &'static str,
+    path: &Path,
+    text: &[u8],
+) -> Result<Vec<CertificateDer<'static>>, MaterialError> {
     let read = |source| MaterialError::Read { what, path: path.to_owned(), source };
-    let list: Vec<_> =
-        CertificateDer::pem_file_iter(path).map_err(read)?.collect::<Result<_, _>>().map_err(read)?;
+    let list: Vec<_> = CertificateDer::pem_slice_iter(text).collect::<Result<_, _>>().map_err(read)?;
     if list.is_empty() {
         return Err(MaterialError::Empty { path: path.to_owned() });
     }

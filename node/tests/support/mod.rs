@@ -181,7 +181,7 @@ impl World {
     pub async fn connect(&mut self) {
         for (port, material, service) in &self.voters {
             let listener = TcpListener::bind(("127.0.0.1", *port)).await.unwrap();
-            let incoming = Incoming::start(listener, material);
+            let incoming = Incoming::start(listener, &material.clone().into());
             let routes = tonic::service::Routes::new(service.mount());
             self.serving.push(tokio::spawn(async move {
                 rpc::server::serve(routes, incoming, std::future::pending()).await.unwrap();
