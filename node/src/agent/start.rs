@@ -372,6 +372,7 @@ fn source(config: &NodeConfig) -> Source {
         ca: config.tls.ca.clone(),
         cert: config.tls.cert.clone(),
         key: config.tls.key.clone(),
+        crl: config.tls.crl.clone(),
         mesh: config.mesh.id.clone(),
         identity: Identity::Agent(config.agent.name.clone()),
     }

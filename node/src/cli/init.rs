@@ -99,6 +99,8 @@ socket = "{socket}"
 ca = "/etc/mesh/ca.crt"
 cert = "/etc/mesh/agent-{name}.crt"
 key = "/etc/mesh/agent-{name}.key"
+# Who has a certificate that is revoked is refused. Made by: mesh ca crl, mesh ca revoke
+# crl = "/etc/mesh/crl.pem"
 
 # How this agent logs in where it observes instances.
 # [probe]

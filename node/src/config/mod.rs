@@ -148,8 +148,11 @@ pub struct AgentSection {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TlsSection {
-    /// Certificate of the mesh's authority.
+    /// Certificate of the mesh's authority; several while one takes the place of another.
     pub ca: PathBuf,
+    /// Lists of revoked certificates, one of each authority; none when left out.
+    #[serde(default)]
+    pub crl: Option<PathBuf>,
     /// Certificate of this agent.
     pub cert: PathBuf,
     /// Its private key.

@@ -248,6 +248,19 @@ fn secrets_that_everybody_may_read_are_refused() {
     assert!(error.contains("cannot read /etc/mesh/guard-pg-east.crt"), "{error}");
 }
 
+#[test]
+fn a_list_of_revoked_certificates_that_is_named_must_be_there() {
+    let text = GOOD.replace("[tls]\n", "[tls]\ncrl = \"crl.pem\"\n");
+    assert!(problems(&text)[0].what.contains("crl.pem is not an absolute path"));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("mesh.toml");
+    std::fs::write(&file, GOOD.replace("[tls]\n", "[tls]\ncrl = \"/nowhere/crl.pem\"\n")).unwrap();
+    for reader in [Reader::Agent, Reader::Guard(&InstanceName::new("pg-east").unwrap())] {
+        let error = NodeConfig::load(&file, reader).unwrap_err().to_string();
+        assert!(error.contains("cannot read /nowhere/crl.pem") && error.contains("mesh ca crl"), "{error}");
+    }
+}
+
 const REDIS: &str = r#"
 [redis_probe]
 user = "mesh-observer"

@@ -10,13 +10,14 @@ use crate::tls::{Identity, Material};
 /// The agent's own.
 pub(super) fn agent(config: &NodeConfig) -> Vec<Finding> {
     let tls = &config.tls;
-    let files = Files { ca: &tls.ca, cert: &tls.cert, key: &tls.key };
+    let files = Files { ca: &tls.ca, cert: &tls.cert, key: &tls.key, crl: tls.crl.as_deref() };
     of(config, files, &Identity::Agent(config.agent.name.clone()))
 }
 
 /// A guard's own.
 pub(super) fn guard(config: &NodeConfig, section: Guarded<'_>) -> Vec<Finding> {
-    let files = Files { ca: &config.tls.ca, cert: section.cert(), key: section.key() };
+    let tls = &config.tls;
+    let files = Files { ca: &tls.ca, cert: section.cert(), key: section.key(), crl: tls.crl.as_deref() };
     of(config, files, &Identity::Guard(section.name().clone()))
 }
 
@@ -32,7 +33,7 @@ fn of(config: &NodeConfig, files: Files<'_>, identity: &Identity) -> Vec<Finding
 
 /// `now` in seconds since 1970.
 pub(super) fn near(end: &End, now: i64) -> Option<Finding> {
-    let next = "issue it anew with `mesh ca issue` and put it there: agent and guard take it within seconds, without a restart (deploy/runbooks/certificates.md)";
+    let next = "issue it anew (`mesh ca issue`, `mesh ca crl`) and put it there: agent and guard take it within seconds, without a restart (deploy/runbooks/certificates.md)";
     let (level, found) = match end.nearness(now) {
         Nearness::Far => return None,
         Nearness::Soon(found) => (Level::Warning, found),

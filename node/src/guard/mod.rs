@@ -116,6 +116,7 @@ pub fn run(config: &Path, instance: &InstanceName) -> Result<(), GuardError> {
         ca: config.tls.ca.clone(),
         cert: section.cert().to_owned(),
         key: section.key().to_owned(),
+        crl: config.tls.crl.clone(),
         mesh: config.mesh.id.clone(),
         identity,
     };

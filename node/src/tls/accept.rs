@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -19,6 +20,7 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 
+use super::tethered::{Tethered, until_refused};
 use super::{Credentials, Identity};
 use crate::crowd::{Crowd, Sparing};
 use crate::rpc::Caller;
@@ -114,12 +116,14 @@ async fn accept(listener: TcpListener, credentials: Credentials, ready: mpsc::Se
 async fn identify(
     stream: TcpStream,
     credentials: &Credentials,
-) -> io::Result<(TlsStream<TcpStream>, Identity)> {
+) -> io::Result<(Tethered<TlsStream<TcpStream>>, Identity)> {
     stream.set_nodelay(true)?;
+    // Before the handshake, so that nothing newer is missed in between.
+    let newer = credentials.subscribe();
     let ours = credentials.current();
     let stream = TlsAcceptor::from(ours.server()).accept(stream).await?;
-    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    let certificate = certificate.ok_or_else(|| io::Error::other("no certificate"))?;
+    let chain = peer_chain(stream.get_ref().1);
+    let certificate = chain.first().ok_or_else(|| io::Error::other("no certificate"))?;
     let (theirs, identity) = Identity::of(certificate).map_err(io::Error::other)?;
     if theirs != *ours.mesh() {
         return Err(io::Error::other(format!(
@@ -127,13 +131,19 @@ async fn identify(
             ours.mesh()
         )));
     }
-    Ok((stream, identity))
+    Ok((Tethered::new(stream, until_refused(newer, chain)), identity))
+}
+
+/// What the other side proved its identity with.
+pub(super) fn peer_chain(connection: &rustls::CommonState) -> Vec<CertificateDer<'static>> {
+    let chain = connection.peer_certificates().unwrap_or_default();
+    chain.iter().map(|certificate| certificate.clone().into_owned()).collect()
 }
 
 /// A connection whose caller proved who it is.
 #[derive(Debug)]
 pub struct MeshStream {
-    stream: TlsStream<TcpStream>,
+    stream: Tethered<TlsStream<TcpStream>>,
     caller: Caller,
     from: SocketAddr,
     _permit: OwnedSemaphorePermit,

@@ -11,6 +11,8 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
+use super::accept::peer_chain;
+use super::tethered::{Tethered, until_refused};
 use super::{Credentials, Identity, identity::IdentityError};
 
 /// A connect that takes longer than this is given up and tried again: a lost SYN is repeated after one second only.
@@ -123,11 +125,15 @@ async fn connect(
     credentials: &Credentials,
     name: ServerName<'static>,
     address: &str,
-) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+) -> io::Result<Tethered<tokio_rustls::client::TlsStream<TcpStream>>> {
     let connecting = async {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        TlsConnector::from(credentials.current().client()).connect(name, stream).await
+        // Before the handshake, so that nothing newer is missed in between.
+        let newer = credentials.subscribe();
+        let stream = TlsConnector::from(credentials.current().client()).connect(name, stream).await?;
+        let chain = peer_chain(stream.get_ref().1);
+        Ok(Tethered::new(stream, until_refused(newer, chain)))
     };
     tokio::time::timeout(CONNECT_DEADLINE, connecting)
         .await

@@ -2,7 +2,8 @@
 //!
 //! Every certificate names one agent or one guard of one mesh ([`identity`]); a server learns the caller's name from it
 //! ([`accept`]) and a client insists on the name that it meant to reach ([`connect`]), so that an address that another
-//! process holds now is refused. Newer files are taken without a restart ([`renewal`]). It never decides who may do what: that is `rpc::authorise`.
+//! process holds now is refused. Newer files are taken without a restart ([`renewal`]), and a
+//! connection whose peer they revoke ends. It never decides who may do what: that is `rpc::authorise`.
 
 pub mod accept;
 pub mod connect;
@@ -11,6 +12,8 @@ pub mod identity;
 pub mod local;
 pub mod material;
 pub mod renewal;
+pub mod revoked;
+mod tethered;
 
 pub use accept::{Incoming, MeshStream};
 pub use connect::Dialer;

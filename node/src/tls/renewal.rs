@@ -3,7 +3,8 @@
 //!
 //! New files are taken as a whole or refused as a whole, and what is in use stays in use: a file that is half written, or a
 //! certificate without its key, never takes a process down. A thread of its own reads them, so that a disk that hangs delays
-//! nobody. It ends no connection by itself: what is taken counts for the handshakes that follow.
+//! nobody. What is taken counts for the handshakes that follow; a connection that stands ends only when its peer is revoked,
+//! or its authority trusted no more ([`super::tethered`]).
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
@@ -51,6 +52,11 @@ impl Credentials {
         self.0.material.borrow().clone()
     }
 
+    /// Told of every newer material from now on; what is current is known.
+    pub(super) fn subscribe(&self) -> watch::Receiver<Material> {
+        self.0.material.subscribe()
+    }
+
     /// What is wrong with them, for people: newer files that were refused, certificates that end soon. `now` in seconds
     /// since 1970.
     #[must_use]
@@ -73,9 +79,9 @@ impl Credentials {
 fn near(material: &Material, now: i64) -> Vec<String> {
     let say = |end: &ends::End| match end.nearness(now) {
         Nearness::Far => None,
-        Nearness::Soon(said) | Nearness::Over(said) => {
-            Some(format!("{said}: issue it anew with `mesh ca issue` and put it there; no restart is needed"))
-        }
+        Nearness::Soon(said) | Nearness::Over(said) => Some(format!(
+            "{said}: issue it anew (`mesh ca issue`, `mesh ca crl`) and put it there; no restart is needed"
+        )),
     };
     material.ends().iter().filter_map(say).collect()
 }
@@ -89,6 +95,8 @@ pub struct Source {
     pub cert: PathBuf,
     /// Our key.
     pub key: PathBuf,
+    /// Lists of revoked certificates, where there are any.
+    pub crl: Option<PathBuf>,
     /// Our mesh.
     pub mesh: MeshId,
     /// Who we are.
@@ -97,7 +105,7 @@ pub struct Source {
 
 impl Source {
     fn files(&self) -> Files<'_> {
-        Files { ca: &self.ca, cert: &self.cert, key: &self.key }
+        Files { ca: &self.ca, cert: &self.cert, key: &self.key, crl: self.crl.as_deref() }
     }
 
     fn look(&self) -> (Seen, Result<Texts, MaterialError>) {
@@ -240,7 +248,7 @@ impl Watched {
                 Ok(material) => {
                     self.looks.tried(seen, None);
                     self.credentials.replace(material);
-                    tracing::info!(cert = %self.source.cert.display(), ca = %self.source.ca.display(), "certificate, key and authorities were read again; new connections use them");
+                    tracing::info!(cert = %self.source.cert.display(), ca = %self.source.ca.display(), "certificate, key, authorities and revocations were read again; new connections use them");
                 }
                 Err(error) => {
                     self.looks.tried(seen, Some(now));

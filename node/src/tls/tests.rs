@@ -1,3 +1,5 @@
+mod revoked;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -22,7 +24,7 @@ fn guard(name: &str) -> Identity {
 }
 fn load(dir: &Path, mesh: &MeshId, identity: &Identity) -> Material {
     let pair = crate::ca::issue(dir, identity, &[], &dir.join(identity.dns_name())).unwrap();
-    let files = Files { ca: &dir.join("ca.crt"), cert: &pair.cert, key: &pair.key };
+    let files = Files { ca: &dir.join("ca.crt"), cert: &pair.cert, key: &pair.key, crl: None };
     Material::load(files, mesh, identity).unwrap()
 }
 
@@ -164,15 +166,15 @@ fn files_that_are_not_ours_are_refused_with_what_to_do() {
         crate::ca::issue(dir.path(), &b, &[], &dir.path().join("b")).unwrap(),
     );
     let ca = dir.path().join("ca.crt");
-    let files = Files { ca: &ca, cert: &pair.cert, key: &other.key };
+    let files = Files { ca: &ca, cert: &pair.cert, key: &other.key, crl: None };
     assert!(matches!(Material::load(files, &shop, &a), Err(MaterialError::Mismatch { .. })));
-    let files = Files { ca: &ca, cert: &pair.cert, key: &pair.key };
+    let files = Files { ca: &ca, cert: &pair.cert, key: &pair.key, crl: None };
     let error = Material::load(files, &shop, &b).unwrap_err().to_string();
     assert!(error.contains("is the certificate of agent east-1"), "{error}");
     assert!(matches!(Material::load(files, &mesh("pub"), &a), Err(MaterialError::Somebody { .. })));
     let foreign = tempfile::tempdir().unwrap();
     let foreign_ca = crate::ca::init(foreign.path(), &shop).unwrap().cert;
-    let files = Files { ca: &foreign_ca, cert: &pair.cert, key: &pair.key };
+    let files = Files { ca: &foreign_ca, cert: &pair.cert, key: &pair.key, crl: None };
     assert!(matches!(Material::load(files, &shop, &a), Err(MaterialError::Mismatch { .. })));
 }
 
@@ -184,6 +186,7 @@ fn source(dir: &Path, authority: &str, identity: &Identity) -> super::renewal::S
         ca,
         cert: pair.cert,
         key: pair.key,
+        crl: None,
         mesh: mesh("shop"),
         identity: identity.clone(),
     }

@@ -289,8 +289,8 @@ fn material(dir: &Path, mesh: &MeshId, identity: &Identity) -> Material {
     for path in [&out, &pair.cert, &pair.key] {
         own(path);
     }
-    Material::load(Files { ca: &out.join("ca.crt"), cert: &pair.cert, key: &pair.key }, mesh, identity)
-        .unwrap()
+    let ca = &out.join("ca.crt");
+    Material::load(Files { ca, cert: &pair.cert, key: &pair.key, crl: None }, mesh, identity).unwrap()
 }
 
 /// One instance with its guard.

@@ -72,7 +72,8 @@ impl Host {
         }
         let first = pair(dir.path(), "old", "host");
         let ca = dir.path().join("host/ca.crt");
-        let source = Source { ca, cert: first.cert, key: first.key, mesh: mesh(), identity: east() };
+        let source =
+            Source { ca, cert: first.cert, key: first.key, crl: None, mesh: mesh(), identity: east() };
         let (watched, credentials) = Watched::open(source).unwrap();
         Self { dir, watched, credentials }
     }
