@@ -28,7 +28,7 @@ use super::sightings::{Logins, ProbeLogin, RedisLogin, Sightings};
 use super::supervisor;
 use crate::clock::Clock;
 use crate::config::{ConfigError, NodeConfig, Reader};
-use crate::rpc::{Caller, server};
+use crate::rpc::{Access, Caller, server};
 use crate::tls::renewal::{RenewalError, Source};
 use crate::tls::{self, Dialer, Identity, Incoming, LocalIncoming, Renewal};
 use crate::voter::VoterStore;
@@ -223,7 +223,8 @@ pub async fn run(path: &Path) -> Result<(), AgentError> {
     });
 
     let voter = super::voting::service(&config, &driver).map_err(AgentError::Voter)?;
-    let agent = AgentServer::new(AgentService::new(config.mesh.id.clone(), Arc::clone(&asked)));
+    let agent =
+        AgentServer::new(AgentService::new(config.mesh.id.clone(), Arc::clone(&asked), access(&config)));
     let routes = Routes::new(consensus.service()).add_service(voter.mount()).add_service(agent.clone());
     let listener = listen(&config.agent.listen.to_string()).await?;
     let incoming = Incoming::start(listener, &credentials);
@@ -364,6 +365,11 @@ async fn signalled(mut hangup: Signal, renewal: &Renewal) -> std::io::Result<()>
     }
     tracing::info!("told to stop");
     Ok(())
+}
+
+/// Who of this host may ask what.
+fn access(config: &NodeConfig) -> Arc<Access> {
+    Arc::new(Access::new(config.access.clone(), rustix::process::getuid().as_raw()))
 }
 
 /// Where this agent's identity comes from.

@@ -495,7 +495,9 @@ fn hexadecimal(text: &str) -> Result<Number, String> {
     let bytes: Option<Vec<u8>> = digits.chunks(2).map(byte).collect();
     match bytes {
         Some(bytes)
-            if digits.iter().all(u8::is_ascii_hexdigit) && digits.len() % 2 == 0 && !bytes.is_empty() =>
+            if digits.iter().all(u8::is_ascii_hexdigit)
+                && digits.len().is_multiple_of(2)
+                && !bytes.is_empty() =>
         {
             Ok(Number(bytes))
         }

@@ -75,7 +75,7 @@ impl Lists {
             .map_err(RevokedError::Pem)?;
         let mut ends = Vec::new();
         {
-            let lists = ders.iter().map(|der| parsed(der)).collect::<Result<Vec<_>, _>>()?;
+            let lists = ders.iter().map(parsed).collect::<Result<Vec<_>, _>>()?;
             for authority in authorities {
                 let (_, authority) =
                     X509Certificate::from_der(authority).map_err(RevokedError::Unreadable)?;

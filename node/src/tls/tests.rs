@@ -146,7 +146,7 @@ async fn the_unix_socket_names_the_user_and_is_not_taken_from_a_living_agent() {
         ask: mesh_proto::operator::Ask::Status,
     };
     let answer = AgentClient::new(mesh("shop"), channel).ask(&question, SOON).await;
-    let me = crate::rpc::LocalUser::new(rustix::process::getuid().as_raw(), None).name;
+    let me = crate::rpc::LocalUser::new(rustix::process::getuid().as_raw(), 0, None).name;
     assert!(matches!(&answer, Err(CallError::Refused(text)) if text.contains(&me)), "{answer:?}");
     serving.abort();
     let _ = serving.await;

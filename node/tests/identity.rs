@@ -1,10 +1,12 @@
 //! Certificates and revocations that change under real processes: an agent and a guard take them without a restart, end the
-//! connections of whoever is revoked, and go on with what they had when the new files are bad.
+//! connections of whoever is revoked, and go on with what they had when the new files are bad. And users of the host: who has no
+//! role for a question is refused.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -15,7 +17,7 @@ use mesh_node::tls::material::Files;
 use mesh_node::tls::{Dialer, Identity, Material};
 use mesh_proto::MeshId;
 use mesh_proto::evidence::{ProcessState, Report};
-use support::{MESH, SOON, World, port};
+use support::{MESH, SOON, World, as_database_user, port};
 
 fn identity(name: &str) -> Identity {
     Identity::Agent(name.parse().unwrap())
@@ -52,7 +54,7 @@ impl Drop for Agent {
 }
 
 /// The only voter of a mesh, with a list of revoked certificates.
-async fn agent(dir: &Path, port: u16) -> Agent {
+async fn agent(dir: &Path, port: u16, more: &str) -> Agent {
     run(dir, &["ca", "init", "--dir", "ca", "--mesh", "lab"]);
     run(dir, &["ca", "issue", "--dir", "ca", "--agent", "east", "--out", "tls"]);
     run(dir, &["ca", "crl", "--dir", "ca"]);
@@ -62,7 +64,7 @@ async fn agent(dir: &Path, port: u16) -> Agent {
         "[mesh]\nid = \"lab\"\n[[mesh.voter]]\nid = 1\nagent = \"east\"\nsite = \"east\"\naddress = \"{listen}\"\n\
          [agent]\nname = \"east\"\nsite = \"east\"\ndata_dir = \"{base}/data\"\nlisten = \"{listen}\"\n\
          socket = \"{base}/mesh.sock\"\n[tls]\nca = \"{base}/tls/ca.crt\"\ncert = \"{base}/tls/agent-east.crt\"\n\
-         key = \"{base}/tls/agent-east.key\"\ncrl = \"{base}/tls/crl.pem\"\n"
+         key = \"{base}/tls/agent-east.key\"\ncrl = \"{base}/tls/crl.pem\"\n{more}"
     );
     std::fs::write(dir.join("mesh.toml"), text).unwrap();
     run(dir, &["agent", "init", "--config", "mesh.toml"]);
@@ -79,7 +81,7 @@ async fn agent(dir: &Path, port: u16) -> Agent {
 async fn an_agent_cuts_off_whoever_is_revoked_and_keeps_what_it_has_when_new_files_are_bad() {
     let (dir, port) = (tempfile::tempdir().unwrap(), port());
     let dir = dir.path();
-    let agent = agent(dir, port).await;
+    let agent = agent(dir, port, "").await;
     let log = || std::fs::read_to_string(dir.join("log")).unwrap();
     let pair = ca::issue(&dir.join("ca"), &identity("thief"), &[], &dir.join("thief")).unwrap();
     let (ca, mesh) = (dir.join("ca/ca.crt"), MeshId::new("lab").unwrap());
@@ -148,4 +150,35 @@ async fn a_guard_takes_a_new_certificate_and_goes_on_guarding() {
     let seq = world.status(&a).unwrap().seq;
     world.until(&a, "it still reports", |status| status.seq > seq).await;
     assert!(!a.processes().is_empty(), "{}", a.log());
+}
+
+#[tokio::test]
+async fn a_user_without_the_role_is_refused_and_written_down() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let socket = dir.join("mesh.sock");
+    let _agent = agent(dir, port(), "[access]\nview = [\"user:postgres\"]\nforce = [\"group:dba\"]\n").await;
+    let others =
+        |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    others(dir, 0o755);
+    others(&socket, 0o666);
+    let ask = |args: &[&str]| {
+        let mut command = Command::new(MESH);
+        let out = as_database_user(command.arg("--socket").arg(&socket).args(args)).output().unwrap();
+        (out.status.code().unwrap(), String::from_utf8(out.stderr).unwrap())
+    };
+    let (code, text) = ask(&["status"]);
+    assert_eq!(code, 0, "{text}");
+    let (code, text) = ask(&["node", "remove", "nobody"]);
+    let log = std::fs::read_to_string(dir.join("log")).unwrap();
+    if rustix::process::geteuid().is_root() {
+        assert_eq!(code, 10, "{text}");
+        assert!(text.contains("`mesh node remove` needs the role admin on this host"), "{text}");
+        assert!(text.contains("postgres has only view") && text.contains("held by root"), "{text}");
+        assert!(log.contains("refused a question") && log.contains("postgres"), "{log}");
+    } else {
+        // Nobody else can be played here: this is the agent's own user, who may, and there is no such member.
+        assert_eq!(code, 7, "{text}");
+        assert!(!log.contains("refused a question"), "{log}");
+    }
 }
