@@ -107,11 +107,17 @@ async fn an_agent_cuts_off_whoever_is_revoked_and_keeps_what_it_has_when_new_fil
     assert!(said.contains("number 2, certificates revoked: 1") && said.contains("[tls]"), "{said}");
     // Nobody tells the agent: it looks by itself.
     std::fs::copy(dir.join("ca/crl.pem"), dir.join("tls/crl.pem")).unwrap();
+    // The log has a thread of its own, so a line may come a moment later than what it tells. On a busy host the connection may
+    // have been lost, and be refused when it is made anew.
     until("it is cut off", async || {
-        !matches!(client.report(&report, SOON).await, Err(CallError::Refused(_)))
+        let served = matches!(client.report(&report, SOON).await, Err(CallError::Refused(_)));
+        let log = log();
+        let said = ["agent thief is not accepted any more", "refused a connection"];
+        !served && log.contains("were read again") && said.iter().any(|one| log.contains(one))
     })
     .await;
-    assert!(log().contains("agent thief is not accepted any more"), "{}", log());
+    let answer = client.report(&report, SOON).await;
+    assert!(!matches!(&answer, Ok(()) | Err(CallError::Refused(_))), "{answer:?}");
 
     std::fs::write(dir.join("tls/agent-east.crt"), "half a certif").unwrap();
     agent.signal("-HUP");
@@ -120,7 +126,7 @@ async fn an_agent_cuts_off_whoever_is_revoked_and_keeps_what_it_has_when_new_fil
         status.contains("newer certificate files were refused") && status.contains("agent-east.crt")
     })
     .await;
-    assert!(log().contains("what was read before stays in use"), "{}", log());
+    until("the log says it", async || log().contains("what was read before stays in use")).await;
     let start =
         Command::new(MESH).args(["agent", "--config", "mesh.toml"]).current_dir(dir).output().unwrap();
     let refused = String::from_utf8_lossy(&start.stderr).into_owned();
@@ -170,15 +176,18 @@ async fn a_user_without_the_role_is_refused_and_written_down() {
     let (code, text) = ask(&["status"]);
     assert_eq!(code, 0, "{text}");
     let (code, text) = ask(&["node", "remove", "nobody"]);
-    let log = std::fs::read_to_string(dir.join("log")).unwrap();
+    let log = || std::fs::read_to_string(dir.join("log")).unwrap();
     if rustix::process::geteuid().is_root() {
         assert_eq!(code, 10, "{text}");
         assert!(text.contains("`mesh node remove` needs the role admin on this host"), "{text}");
         assert!(text.contains("postgres has only view") && text.contains("held by root"), "{text}");
-        assert!(log.contains("refused a question") && log.contains("postgres"), "{log}");
+        until("the log says it", async || {
+            log().lines().any(|line| line.contains("refused a question") && line.contains("postgres"))
+        })
+        .await;
     } else {
         // Nobody else can be played here: this is the agent's own user, who may, and there is no such member.
         assert_eq!(code, 7, "{text}");
-        assert!(!log.contains("refused a question"), "{log}");
+        assert!(!log().contains("refused a question"), "{}", log());
     }
 }
