@@ -93,7 +93,7 @@ impl Agent {
     fn material(&self, name: &str) -> Material {
         let (ca, out) = (self.dir.path().join("ca"), self.dir.path().join(name));
         let pair = ca::issue(&ca, &identity(name), &[], &out).unwrap();
-        let files = Files { ca: &ca.join("ca.crt"), cert: &pair.cert, key: &pair.key };
+        let files = Files { ca: &ca.join("ca.crt"), cert: &pair.cert, key: &pair.key, crl: None };
         Material::load(files, &mesh_id(), &identity(name)).unwrap()
     }
 

@@ -242,6 +242,8 @@ pub enum RefusalCode {
     Unsafe,
     /// Something else is going on (a run, a pause, a newer version).
     Conflict,
+    /// Whoever asks may not; the text says who may.
+    Denied,
     /// No leader, or no majority.
     NoQuorum,
     /// Not in this version; refused rather than half done.

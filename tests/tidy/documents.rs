@@ -7,7 +7,7 @@ use mesh_proto::run::StuckCause;
 use super::{files, read, root, short};
 
 /// States beside being stuck that an operator meets at night, and works of the day; each has a page.
-const STATES: [&str; 10] = [
+const STATES: [&str; 11] = [
     "blind",
     "down-and-no-candidate",
     "isolated",
@@ -18,6 +18,7 @@ const STATES: [&str; 10] = [
     "majority-lost",
     "wrong-route",
     "upgrade",
+    "certificates",
 ];
 
 /// What stands between backticks.

@@ -5,26 +5,27 @@ use std::sync::Arc;
 use mesh_proto::MeshId;
 use mesh_proto::effect::Order;
 use mesh_proto::evidence::Report;
-use mesh_proto::operator::Question;
+use mesh_proto::operator::{Answer, Question};
 use mesh_proto::rpc::Envelope;
 use mesh_proto::rpc::agent_server::Agent;
 use tonic::{Request, Response, Status};
 
 use super::ask::Asked;
-use crate::rpc::{self, Caller, caller, envelope};
+use crate::rpc::{self, Access, Caller, caller, envelope};
 
 /// Answers calls of agents and of the command line.
 #[derive(Clone)]
 pub struct AgentService {
     mesh: MeshId,
     asked: Arc<Asked>,
+    access: Arc<Access>,
 }
 
 impl AgentService {
     /// A service for one agent.
     #[must_use]
-    pub const fn new(mesh: MeshId, asked: Arc<Asked>) -> Self {
-        Self { mesh, asked }
+    pub const fn new(mesh: MeshId, asked: Arc<Asked>, access: Arc<Access>) -> Self {
+        Self { mesh, asked, access }
     }
 
     fn is_member(&self, name: &mesh_proto::AgentName) -> bool {
@@ -63,6 +64,15 @@ impl Agent for AgentService {
             Caller::Local(_) => envelope::open_local(&self.mesh, request.get_ref())?,
             Caller::Peer(_) => envelope::open(&self.mesh, request.get_ref())?,
         };
+        match &who {
+            Caller::Local(user) => {
+                if let Err(refusal) = self.access.check(user, &ask) {
+                    return self.answer(&Answer::Refused(refusal));
+                }
+            }
+            // Looked at by the agent on whose host it was asked.
+            Caller::Peer(_) => {}
+        }
         let actor = rpc::actor(&who, &actor)?;
         let answer = self.asked.answer(Question { actor, ask }).await;
         self.answer(&answer)

@@ -10,6 +10,7 @@ use mesh_proto::rpc::agent_server::AgentServer;
 use mesh_proto::spec::GroupSpec;
 use mesh_proto::{AgentName, GroupName, InstanceName, NodeId};
 use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::Status;
@@ -28,8 +29,9 @@ use super::sightings::{Logins, ProbeLogin, RedisLogin, Sightings};
 use super::supervisor;
 use crate::clock::Clock;
 use crate::config::{ConfigError, NodeConfig, Reader};
-use crate::rpc::{Caller, server};
-use crate::tls::{self, Dialer, Identity, Incoming, LocalIncoming, Material};
+use crate::rpc::{Access, Caller, server};
+use crate::tls::renewal::{RenewalError, Source};
+use crate::tls::{self, Dialer, Identity, Incoming, LocalIncoming, Renewal};
 use crate::voter::VoterStore;
 
 /// How long parts get to end after the signal to stop.
@@ -71,7 +73,7 @@ pub enum AgentError {
     },
     /// Its certificate or key.
     #[error("this agent's identity cannot be used")]
-    Identity(#[source] tls::material::MaterialError),
+    Identity(#[source] RenewalError),
     /// Its store.
     #[error("the agreement does not start")]
     Open(#[source] OpenError),
@@ -185,10 +187,10 @@ fn peer_check(config: &NodeConfig, members: watch::Receiver<Vec<(u64, AgentName)
 pub async fn run(path: &Path) -> Result<(), AgentError> {
     let config = Arc::new(NodeConfig::load(path, Reader::Agent)?);
     let node = number(&config)?;
-    let identity = Identity::Agent(config.agent.name.clone());
-    let files = tls::material::Files { ca: &config.tls.ca, cert: &config.tls.cert, key: &config.tls.key };
-    let material = Material::load(files, &config.mesh.id, &identity).map_err(AgentError::Identity)?;
-    let dialer = Dialer::new(material.clone());
+    // Before anything else, because until it is watched for this signal ends the process.
+    let hangup = signal(SignalKind::hangup()).map_err(AgentError::Signals)?;
+    let (credentials, renewal) = Renewal::start(source(&config)).map_err(AgentError::Identity)?;
+    let dialer = Dialer::new(credentials.clone());
 
     let (members, known) = watch::channel(Vec::new());
     let store = config.agent.data_dir.join(STORE);
@@ -219,13 +221,18 @@ pub async fn run(path: &Path) -> Result<(), AgentError> {
         Arc::new(errands),
     ));
     let sightings = Arc::new(Sightings::new(config.agent.name.clone(), logins));
-    let asked = Arc::new(Asked { driver: Arc::clone(&driver), config: Arc::clone(&config) });
+    let asked = Arc::new(Asked {
+        driver: Arc::clone(&driver),
+        config: Arc::clone(&config),
+        credentials: credentials.clone(),
+    });
 
     let voter = super::voting::service(&config, &driver).map_err(AgentError::Voter)?;
-    let agent = AgentServer::new(AgentService::new(config.mesh.id.clone(), Arc::clone(&asked)));
+    let agent =
+        AgentServer::new(AgentService::new(config.mesh.id.clone(), Arc::clone(&asked), access(&config)));
     let routes = Routes::new(consensus.service()).add_service(voter.mount()).add_service(agent.clone());
     let listener = listen(&config.agent.listen.to_string()).await?;
-    let incoming = Incoming::start(listener, &material);
+    let incoming = Incoming::start(listener, &credentials);
     let local = LocalIncoming::bind(&config.agent.socket)?;
     let http = match config.agent.http {
         Some(address) => Some(listen(&address.to_string()).await?),
@@ -270,7 +277,7 @@ pub async fn run(path: &Path) -> Result<(), AgentError> {
     supervisor::ready();
 
     let ended = tokio::select! {
-        signal = signalled() => signal.map_err(AgentError::Signals),
+        signal = signalled(hangup, &renewal) => signal.map_err(AgentError::Signals),
         Some(part) = parts.join_next() => part.unwrap_or(Ok(())),
     };
     supervisor::stopping();
@@ -352,13 +359,32 @@ fn stopped(stopping: &watch::Receiver<bool>) -> impl Future<Output = ()> + Send 
     }
 }
 
-async fn signalled() -> std::io::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
+async fn signalled(mut hangup: Signal, renewal: &Renewal) -> std::io::Result<()> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+    loop {
+        tokio::select! {
+            _ = term.recv() => break,
+            _ = int.recv() => break,
+            _ = hangup.recv() => renewal.now(),
+        }
     }
     tracing::info!("told to stop");
     Ok(())
+}
+
+/// Who of this host may ask what.
+fn access(config: &NodeConfig) -> Arc<Access> {
+    Arc::new(Access::new(config.access.clone(), rustix::process::getuid().as_raw()))
+}
+
+/// Where this agent's identity comes from.
+fn source(config: &NodeConfig) -> Source {
+    Source {
+        ca: config.tls.ca.clone(),
+        cert: config.tls.cert.clone(),
+        key: config.tls.key.clone(),
+        crl: config.tls.crl.clone(),
+        mesh: config.mesh.id.clone(),
+        identity: Identity::Agent(config.agent.name.clone()),
+    }
 }

@@ -1,7 +1,9 @@
-//! The mesh's own certificate authority: `mesh ca init` and `mesh ca issue`.
+//! The mesh's own certificate authority: `mesh ca init`, `issue`, `crl` and `revoke`.
 //!
 //! Plain PEM files in one directory, kept on whatever machine the operator trusts; agents never need the authority's
-//! key. It never overwrites a file: replacing an identity is a decision of the operator, who removes the old one.
+//! key. It never overwrites a key or a certificate: replacing an identity is a decision of the operator, who removes the old one.
+
+pub mod revoke;
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -71,8 +73,59 @@ pub enum CaError {
         #[source]
         source: io::Error,
     },
+    /// Something is to be added to a list that is not there.
+    #[error("there is no {}; if this authority never had one, make it with `mesh ca crl`, else restore it from a copy: it is the only record of what was revoked", path.display())]
+    NoList {
+        /// The list.
+        path: PathBuf,
+    },
+    /// The list is not one, or not this authority's.
+    #[error("{} is damaged, or another authority's; restore it from a copy (a host's `crl` file is one): it is the only record of what was revoked", path.display())]
+    BadList {
+        /// The list.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// A file holds no certificate.
+    #[error("there is no certificate in {}", path.display())]
+    NoCertificate {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The certificate is another authority's.
+    #[error("{} was issued by {issuer}, and this is {authority}; name the directory of that one", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// Whose it is.
+        issuer: String,
+        /// Whose directory it is.
+        authority: String,
+    },
+    /// The record of what was issued cannot be read.
+    #[error("cannot read the record of issued certificates in {}; name the certificate itself with --cert FILE, or its number with --number", dir.display())]
+    Issued {
+        /// Its directory.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Nothing was issued to it, as far as the record says.
+    #[error("{} has no certificate of {identity}; name the certificate itself with --cert FILE, or its number with --number", dir.display())]
+    NotIssued {
+        /// The record's directory.
+        dir: PathBuf,
+        /// Whose.
+        identity: Identity,
+    },
     /// The certificate could not be made.
-    #[error("the certificate could not be made")]
+    #[error("the certificate or list could not be made")]
     Make(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
@@ -88,7 +141,10 @@ pub fn init(dir: &Path, mesh: &MeshId) -> Result<Pair, CaError> {
     std::fs::create_dir_all(dir).map_err(|source| CaError::Write { path: dir.to_owned(), source })?;
     let pair = Pair { cert: dir.join("ca.crt"), key: dir.join("ca.key") };
     let key = KeyPair::generate().map_err(make)?;
-    let mut params = params(mesh, &format!("mesh {mesh} authority"))?;
+    // Authorities of a mesh that follow each other have names of their own: a list of revoked certificates is found by it.
+    let id = ring::digest::digest(&ring::digest::SHA256, key.public_key_raw());
+    let id: String = id.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    let mut params = params(mesh, &format!("mesh {mesh} authority {id}"))?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let certificate = params.self_signed(&key).map_err(make)?;
@@ -120,20 +176,39 @@ pub fn issue(dir: &Path, identity: &Identity, addresses: &[IpAddr], out: &Path) 
     params.use_authority_key_identifier_extension = true;
     let key = KeyPair::generate().map_err(make)?;
     let certificate = params.signed_by(&key, &issuer).map_err(make)?;
+    absent(&pair)?;
+    // First: what is in nobody's record could not be revoked by name.
+    record(dir, certificate.der(), &certificate.pem())?;
     write_pair(&pair, &certificate.pem(), &key.serialize_pem())?;
     Ok(pair)
 }
 
-/// What is there already must be the same authority, or the new certificate would be of no use beside it.
+fn record(dir: &Path, der: &CertificateDer<'_>, pem: &str) -> Result<(), CaError> {
+    let issued = dir.join(revoke::ISSUED);
+    std::fs::create_dir_all(&issued).map_err(|source| CaError::Write { path: issued.clone(), source })?;
+    let number = revoke::hex(&revoke::number_of(&issued, der)?);
+    write_new(&issued.join(format!("{number}.crt")), pem, 0o644)
+}
+
+/// What is there already must hold the same authority, or the new certificate would be of no use beside it. It may hold
+/// others too, while one takes the place of another.
 fn copy_authority(dir: &Path, out: &Path) -> Result<(), CaError> {
     let (from, to) = (dir.join("ca.crt"), out.join("ca.crt"));
     let text = std::fs::read_to_string(&from)
         .map_err(|source| CaError::NoAuthority { dir: dir.to_owned(), source })?;
     match std::fs::read_to_string(&to) {
-        Ok(there) if there == text => Ok(()),
+        Ok(there) if there == text || holds(&there, &text) => Ok(()),
         Ok(_) => Err(CaError::Exists { path: to }),
         Err(error) if error.kind() == io::ErrorKind::NotFound => write_new(&to, &text, 0o644),
         Err(source) => Err(CaError::Write { path: to, source }),
+    }
+}
+
+fn holds(bundle: &str, authority: &str) -> bool {
+    let list = |text: &str| CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
+    match (list(bundle), list(authority)) {
+        (Ok(bundle), Ok(authority)) => authority.iter().all(|one| bundle.contains(one)),
+        (Err(_), _) | (_, Err(_)) => false,
     }
 }
 
@@ -184,12 +259,15 @@ fn ymd(date: jiff::civil::Date) -> Result<(i32, u8, u8), CaError> {
     Ok((i32::from(date.year()), part(date.month())?, part(date.day())?))
 }
 
-fn write_pair(pair: &Pair, cert: &str, key: &str) -> Result<(), CaError> {
-    for path in [&pair.cert, &pair.key] {
-        if path.exists() {
-            return Err(CaError::Exists { path: path.clone() });
-        }
+fn absent(pair: &Pair) -> Result<(), CaError> {
+    match [&pair.cert, &pair.key].into_iter().find(|path| path.exists()) {
+        Some(path) => Err(CaError::Exists { path: path.clone() }),
+        None => Ok(()),
     }
+}
+
+fn write_pair(pair: &Pair, cert: &str, key: &str) -> Result<(), CaError> {
+    absent(pair)?;
     // The key first: a certificate without its key would look complete.
     write_new(&pair.key, key, 0o600)?;
     write_new(&pair.cert, cert, 0o644)

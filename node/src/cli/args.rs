@@ -451,6 +451,64 @@ pub enum CaCommand {
     },
     /// Issue the key and certificate of an agent or a guard
     Issue(CaIssueArgs),
+    /// Make the list of revoked certificates, or make it hold for longer
+    Crl(CaListArgs),
+    /// Add certificates to that list: who has them is refused everywhere once the list is on the hosts
+    Revoke(CaRevokeArgs),
+}
+
+/// `mesh ca crl`
+#[derive(Debug, Clone, Args)]
+pub struct CaListArgs {
+    /// Directory of the authority; the list is its crl.pem
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// For how many days the list holds: agents and guards do not start with one that is over
+    #[arg(long, value_name = "DAYS", default_value_t = 3650, value_parser = clap::value_parser!(u32).range(1..=36_500))]
+    pub days: u32,
+}
+
+/// `mesh ca revoke`
+#[derive(Debug, Clone, Args)]
+#[command(group = clap::ArgGroup::new("whose").required(true).args(["agent", "guard", "cert", "number"]))]
+pub struct CaRevokeArgs {
+    /// The list.
+    #[command(flatten)]
+    pub list: CaListArgs,
+    /// Every certificate that this agent was issued so far
+    #[arg(long, value_name = "NAME")]
+    pub agent: Option<AgentName>,
+    /// Every certificate that the guard of this instance was issued so far
+    #[arg(long, value_name = "INSTANCE")]
+    pub guard: Option<InstanceName>,
+    /// The certificate in this file
+    #[arg(long, value_name = "FILE")]
+    pub cert: Option<PathBuf>,
+    /// The certificate with this number, in hexadecimal
+    #[arg(long, value_name = "HEX", value_parser = hexadecimal)]
+    pub number: Option<Number>,
+}
+
+/// The number of a certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Number(pub Vec<u8>);
+
+fn hexadecimal(text: &str) -> Result<Number, String> {
+    let digits: Vec<u8> = text.bytes().filter(|byte| *byte != b':').collect();
+    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    let bytes: Option<Vec<u8>> = digits.chunks(2).map(byte).collect();
+    match bytes {
+        Some(bytes)
+            if digits.iter().all(u8::is_ascii_hexdigit)
+                && digits.len().is_multiple_of(2)
+                && !bytes.is_empty() =>
+        {
+            Ok(Number(bytes))
+        }
+        Some(_) | None => {
+            Err("expected pairs of hexadecimal digits, as `openssl x509 -serial` prints them".to_owned())
+        }
+    }
 }
 
 /// `mesh ca issue`
@@ -556,6 +614,10 @@ mod tests {
             "mesh leash --some-flag of the guard",
             "mesh node add c --id 3 --site witness --address 127.0.0.1:7400 --voter",
             "mesh ca issue --dir /d --guard pg-east --out /o --address 10.0.0.1",
+            "mesh ca crl --dir /d --days 30",
+            "mesh ca revoke --dir /d --agent east-1",
+            "mesh ca revoke --dir /d --cert /d/agent-east-1.crt",
+            "mesh ca revoke --dir /d --number 0A:b1",
             "mesh audit export",
         ] {
             parse(good).unwrap_or_else(|e| panic!("{good}: {e}"));
@@ -573,6 +635,11 @@ mod tests {
             "mesh run forty",
             "mesh node add c --id 0 --site s --address x:1",
             "mesh ca issue --dir /d --out /o",
+            "mesh ca crl --dir /d --days 0",
+            "mesh ca revoke --dir /d",
+            "mesh ca revoke --dir /d --agent east-1 --guard pg-east",
+            "mesh ca revoke --dir /d --number 0A:b",
+            "mesh ca revoke --dir /d --number zz",
             "mesh apply",
         ] {
             assert!(parse(bad).is_err(), "{bad} must be refused");

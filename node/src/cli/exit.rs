@@ -21,6 +21,7 @@ What the exit codes mean. They are stable: scripts may decide by them.
   8  the outcome is unknown: look with `mesh status` and `mesh run` before repeating anything; of `mesh audit live`:
      nothing that was seen is wrong, and not every place could be seen
   9  not supported by this version; nothing changed
+ 10  denied: this user has no role for it on this host; nothing changed
 
 `mesh status` ends with 0 whenever it could be shown, however bad the news is; scripts read
 `mesh status --json`.";
@@ -55,6 +56,8 @@ pub enum Exit {
     Unknown,
     /// Not in this version.
     NotSupported,
+    /// This user may not.
+    Denied,
 }
 
 impl Exit {
@@ -72,6 +75,7 @@ impl Exit {
             Self::NotFound => 7,
             Self::Unknown => 8,
             Self::NotSupported => 9,
+            Self::Denied => 10,
         }
     }
     /// The name in JSON.
@@ -88,6 +92,7 @@ impl Exit {
             Self::NotFound => "not-found",
             Self::Unknown => "unknown",
             Self::NotSupported => "not-supported",
+            Self::Denied => "denied",
         }
     }
 }
@@ -107,6 +112,7 @@ impl From<RefusalCode> for Exit {
             RefusalCode::Conflict => Self::Conflict,
             RefusalCode::NoQuorum => Self::NotReachable,
             RefusalCode::NotSupported => Self::NotSupported,
+            RefusalCode::Denied => Self::Denied,
             RefusalCode::Unknown => Self::Unknown,
         }
     }

@@ -99,6 +99,16 @@ socket = "{socket}"
 ca = "/etc/mesh/ca.crt"
 cert = "/etc/mesh/agent-{name}.crt"
 key = "/etc/mesh/agent-{name}.key"
+# Who has a certificate that is revoked is refused. Made by: mesh ca crl, mesh ca revoke
+# crl = "/etc/mesh/crl.pem"
+
+# Which users of this host may do what, of those that may open the socket (its group). Each role includes those before it;
+# root and the agent's own user may everything. Left out, so may whoever opens it.
+# [access]
+# view = ["group:mesh"]        # status, why, plan, audit
+# operate = ["group:dba"]      # failover, switchover, abort, pause, ack
+# force = ["user:ada"]         # --force, --accept-loss
+# admin = ["user:ada"]         # apply, adopt, form, node
 
 # How this agent logs in where it observes instances.
 # [probe]

@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
-use super::args::{AgentTemplateArgs, CaCommand, Common};
+use super::args::{AgentTemplateArgs, CaCommand, CaRevokeArgs, Common};
 use super::exit::{Exit, Failure};
 use super::init;
 use super::output::Output;
+use crate::ca::revoke::{self, List, Whose};
 use crate::ca::{self, CaError, Pair};
 use crate::tls::Identity;
 
@@ -22,6 +23,14 @@ pub fn agent_template(common: &Common, args: &AgentTemplateArgs) -> ExitCode {
 pub fn authority(common: &Common, command: &CaCommand) -> ExitCode {
     let output = Output::of_process(common.json);
     let made = match command {
+        CaCommand::Crl(args) => return end(output, listed(revoke::renew(&args.dir, args.days))),
+        CaCommand::Revoke(args) => {
+            let list = &args.list;
+            return end(
+                output,
+                whose(args).and_then(|whose| listed(revoke::revoke(&list.dir, &whose, list.days))),
+            );
+        }
         CaCommand::Init { dir, mesh } => ca::init(dir, mesh),
         CaCommand::Issue(args) => {
             let identity = match (&args.agent, &args.guard) {
@@ -43,6 +52,33 @@ pub fn authority(common: &Common, command: &CaCommand) -> ExitCode {
     end(output, made.map(|pair| shown(command, &pair)).map_err(|error| refused(&error)))
 }
 
+fn whose(args: &CaRevokeArgs) -> Result<Whose, Failure> {
+    let CaRevokeArgs { list: _, agent, guard, cert, number } = args;
+    match (agent, guard, cert, number) {
+        (Some(agent), ..) => Ok(Whose::Identity(Identity::Agent(agent.clone()))),
+        (None, Some(instance), ..) => Ok(Whose::Identity(Identity::Guard(instance.clone()))),
+        (None, None, Some(file), _) => Ok(Whose::File(file.clone())),
+        (None, None, None, Some(number)) => Ok(Whose::Number(number.0.clone())),
+        (None, None, None, None) => Err(Failure::new(
+            Exit::Invalid,
+            "whose?",
+            "add --agent NAME, --guard INSTANCE, --cert FILE or --number HEX",
+        )),
+    }
+}
+
+fn listed(made: Result<List, CaError>) -> Result<(serde_json::Value, String), Failure> {
+    let List { path, number, revoked, added } = made.map_err(|error| refused(&error))?;
+    let mut text: String = added.iter().map(|one| format!("revoked     {one}\n")).collect();
+    text.push_str(&format!(
+        "list        {} (number {number}, certificates revoked: {revoked})\n\
+         next: on every host, copy it over the file that `crl` in [tls] names; agents and guards take it within 4 s, and end \
+         the connections of whoever stands in it\n",
+        path.display()
+    ));
+    Ok((serde_json::json!({ "list": path, "number": number, "revoked": revoked, "added": added }), text))
+}
+
 fn shown(command: &CaCommand, pair: &Pair) -> (serde_json::Value, String) {
     let Pair { cert, key } = pair;
     let next = match command {
@@ -57,6 +93,8 @@ fn shown(command: &CaCommand, pair: &Pair) -> (serde_json::Value, String) {
                 args.out.as_ref().unwrap_or(&args.dir).join("ca.crt").display()
             )
         }
+        // They make no pair, and have their own words.
+        CaCommand::Crl(_) | CaCommand::Revoke(_) => String::new(),
     };
     let text = format!("certificate {}\nkey         {}\nnext: {next}\n", cert.display(), key.display());
     (serde_json::json!({ "cert": cert, "key": key }), text)
@@ -65,9 +103,13 @@ fn shown(command: &CaCommand, pair: &Pair) -> (serde_json::Value, String) {
 fn refused(error: &CaError) -> Failure {
     let exit = match error {
         CaError::Exists { .. } => Exit::Conflict,
-        CaError::NoAuthority { .. } => Exit::NotFound,
-        CaError::Name(_) => Exit::Invalid,
-        CaError::BadAuthority { .. } | CaError::Write { .. } | CaError::Make(_) => Exit::Error,
+        CaError::NoAuthority { .. } | CaError::NoList { .. } | CaError::NotIssued { .. } => Exit::NotFound,
+        CaError::Name(_) | CaError::Foreign { .. } | CaError::NoCertificate { .. } => Exit::Invalid,
+        CaError::BadAuthority { .. }
+        | CaError::BadList { .. }
+        | CaError::Issued { .. }
+        | CaError::Write { .. }
+        | CaError::Make(_) => Exit::Error,
     };
     // The texts say what to do.
     Failure::new(exit, super::with_causes(error), "")

@@ -176,6 +176,7 @@ fn paths(config: &NodeConfig) -> Vec<(&Path, Vec<At>)> {
         (&config.tls.cert, at!["tls", "cert"]),
         (&config.tls.key, at!["tls", "key"]),
     ];
+    paths.extend(config.tls.crl.as_deref().map(|path| (path, at!["tls", "crl"])));
     if let Some(file) = config.probe.as_ref().and_then(|probe| probe.password_file.as_deref()) {
         paths.push((file, at!["probe", "password_file"]));
     }
@@ -364,6 +365,7 @@ pub(super) fn files(config: &NodeConfig, reader: Reader<'_>) -> Vec<Finding> {
         Reader::CommandLine => {}
         Reader::Agent => {
             public(&config.tls.ca, at!["tls", "ca"], &mut found);
+            revoked(config, &mut found);
             public(&config.tls.cert, at!["tls", "cert"], &mut found);
             secret(&config.tls.key, 0o007, at!["tls", "key"], &mut found);
             if let Some(file) = config.probe.as_ref().and_then(|probe| probe.password_file.as_ref()) {
@@ -388,6 +390,7 @@ pub(super) fn files(config: &NodeConfig, reader: Reader<'_>) -> Vec<Finding> {
         }
         Reader::Guard(name) => {
             public(&config.tls.ca, at!["tls", "ca"], &mut found);
+            revoked(config, &mut found);
             guard_files(config, name, &mut found);
         }
     }
@@ -450,6 +453,17 @@ fn public(path: &Path, at: Vec<At>, found: &mut Vec<Finding>) {
             at,
             format!("cannot read {}: {error}", path.display()),
             "create it (`mesh ca init`, `mesh ca issue`), or correct the path or its permissions",
+        ));
+    }
+}
+
+fn revoked(config: &NodeConfig, found: &mut Vec<Finding>) {
+    let Some(path) = &config.tls.crl else { return };
+    if let Err(error) = std::fs::File::open(path) {
+        found.push(finding(
+            at!["tls", "crl"],
+            format!("cannot read {}: {error}", path.display()),
+            "make it with `mesh ca crl` and copy it there; leaving `crl` out accepts revoked certificates again",
         ));
     }
 }

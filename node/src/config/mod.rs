@@ -4,6 +4,7 @@
 //! what to do. It never holds what the whole mesh must agree on (group specs are replicated) and never holds secrets:
 //! those stay in files that it names.
 
+mod access;
 mod aws;
 mod check;
 mod errands;
@@ -18,6 +19,7 @@ use mesh_proto::spec::DnsName;
 use mesh_proto::{AgentName, GroupName, InstanceName, MeshId, NodeId, SiteName};
 use serde::Deserialize;
 
+pub use access::{AccessSection, Principal, PrincipalError};
 pub use aws::{Elbv2Section, Endpoint, EndpointError, Route53Section};
 pub use errands::{FencerSection, HookSection, ServiceSection};
 pub use guarded::Guarded;
@@ -37,6 +39,9 @@ pub struct NodeConfig {
     pub agent: AgentSection,
     /// This agent's identity.
     pub tls: TlsSection,
+    /// Who of this host may ask what; left out, whoever may open the socket may ask everything.
+    #[serde(default)]
+    pub access: Option<AccessSection>,
     /// How observers log in to the instances they probe.
     #[serde(default)]
     pub probe: Option<ProbeSection>,
@@ -151,8 +156,11 @@ pub struct AgentSection {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TlsSection {
-    /// Certificate of the mesh's authority.
+    /// Certificate of the mesh's authority; several while one takes the place of another.
     pub ca: PathBuf,
+    /// Lists of revoked certificates, one of each authority; none when left out.
+    #[serde(default)]
+    pub crl: Option<PathBuf>,
     /// Certificate of this agent.
     pub cert: PathBuf,
     /// Its private key.

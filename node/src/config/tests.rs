@@ -250,6 +250,36 @@ fn secrets_that_everybody_may_read_are_refused() {
     assert!(error.contains("cannot read /etc/mesh/guard-pg-east.crt"), "{error}");
 }
 
+#[test]
+fn roles_are_given_to_users_and_groups() {
+    let text = format!("{GOOD}[access]\nview = [\"group:ops\"]\nforce = [\"user:ada\", \"group:dba\"]\n");
+    let access = NodeConfig::parse(Path::new("mesh.toml"), &text).unwrap().access.unwrap();
+    assert_eq!(access.view, [Principal::Group("ops".into())]);
+    assert_eq!(access.force, [Principal::User("ada".into()), Principal::Group("dba".into())]);
+    assert_eq!((access.operate.len(), access.admin.len()), (0, 0));
+    for (bad, said) in [
+        ("view = [\"ops\"]", "write user:NAME or group:NAME"),
+        ("view = [\"group:\"]", "write user:NAME or group:NAME"),
+        ("root = [\"user:ada\"]", "unknown field `root`"),
+    ] {
+        let found = problems(&format!("{GOOD}[access]\n{bad}\n"));
+        assert!(found[0].what.contains(said) || found[0].next.contains(said), "{found:?}");
+    }
+}
+
+#[test]
+fn a_list_of_revoked_certificates_that_is_named_must_be_there() {
+    let text = GOOD.replace("[tls]\n", "[tls]\ncrl = \"crl.pem\"\n");
+    assert!(problems(&text)[0].what.contains("crl.pem is not an absolute path"));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("mesh.toml");
+    std::fs::write(&file, GOOD.replace("[tls]\n", "[tls]\ncrl = \"/nowhere/crl.pem\"\n")).unwrap();
+    for reader in [Reader::Agent, Reader::Guard(&InstanceName::new("pg-east").unwrap())] {
+        let error = NodeConfig::load(&file, reader).unwrap_err().to_string();
+        assert!(error.contains("cannot read /nowhere/crl.pem") && error.contains("mesh ca crl"), "{error}");
+    }
+}
+
 const REDIS: &str = r#"
 [redis_probe]
 user = "mesh-observer"

@@ -3,9 +3,10 @@
 
 use std::path::Path;
 
-use super::certificates::ends;
+use super::certificates::near;
 use super::host::{clock, state_dir, units};
 use super::{Diagnosis, Examined, Finding, Level};
+use crate::tls::ends::End;
 
 fn levels(found: &[Finding]) -> Vec<(Level, &'static str)> {
     found.iter().map(|finding| (finding.level, finding.check)).collect()
@@ -34,11 +35,10 @@ fn units_that_decide_block_and_units_that_start_servers_are_named() {
 
 #[test]
 fn certificates_are_said_a_month_before_they_end() {
-    let path = Path::new("/etc/mesh/tls/agent.crt");
-    assert_eq!(ends(path, None), None, "its loading has reported what cannot be read");
-    assert_eq!(ends(path, Some(400)), None);
-    assert_eq!(ends(path, Some(29)).unwrap().level, Level::Warning);
-    assert_eq!(ends(path, Some(-1)).unwrap().level, Level::Blocking);
+    let end = End { path: "/etc/mesh/tls/agent.crt".into(), at: 400 * 86_400 };
+    assert_eq!(near(&end, 0), None);
+    assert_eq!(near(&end, 371 * 86_400).unwrap().level, Level::Warning);
+    assert_eq!(near(&end, 401 * 86_400).unwrap().level, Level::Blocking);
 }
 
 #[test]

@@ -38,8 +38,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::clock::{self, Clock};
 use crate::config::{ConfigError, Guarded, NodeConfig, Reader};
-use crate::tls::material::{Files, MaterialError};
-use crate::tls::{Dialer, Identity, Incoming, Material};
+use crate::tls::renewal::{RenewalError, Source};
+use crate::tls::{Credentials, Dialer, Identity, Incoming, Renewal};
 use driver::{Driver, Input, Parts};
 use files::{FilesError, StateDir};
 use server::Server;
@@ -52,7 +52,7 @@ pub enum GuardError {
     Config(#[from] ConfigError),
     /// The identity.
     #[error("the guard's identity cannot be used")]
-    Identity(#[from] MaterialError),
+    Identity(#[from] RenewalError),
     /// Its own files.
     #[error(transparent)]
     Files(#[from] FilesError),
@@ -112,8 +112,15 @@ pub fn run(config: &Path, instance: &InstanceName) -> Result<(), GuardError> {
     // `load` has checked that it is there.
     let Some(section) = config.instance(instance) else { return Err(GuardError::Broken) };
     let identity = Identity::Guard(instance.clone());
-    let files = Files { ca: &config.tls.ca, cert: section.cert(), key: section.key() };
-    let material = Material::load(files, &config.mesh.id, &identity)?;
+    let source = Source {
+        ca: config.tls.ca.clone(),
+        cert: section.cert().to_owned(),
+        key: section.key().to_owned(),
+        crl: config.tls.crl.clone(),
+        mesh: config.mesh.id.clone(),
+        identity,
+    };
+    let identity = Renewal::start(source)?;
     // Its working directory must not be one that a scan for the instance's processes finds, or a disk that may hang.
     std::env::set_current_dir("/").map_err(host("change to the root directory"))?;
     mesh_adapters::process::become_subreaper().map_err(host("become the parent of orphans"))?;
@@ -124,13 +131,13 @@ pub fn run(config: &Path, instance: &InstanceName) -> Result<(), GuardError> {
         .enable_all()
         .build()
         .map_err(host("start the network runtime"))?;
-    runtime.block_on(guard(&config, section, material, opened, dir, stored))
+    runtime.block_on(guard(&config, section, identity, opened, dir, stored))
 }
 
 async fn guard(
     config: &NodeConfig,
     section: Guarded<'_>,
-    material: Material,
+    (credentials, renewal): (Credentials, Renewal),
     engine: engine::Engine,
     dir: StateDir,
     stored: Option<mesh_failover::guard::GuardState>,
@@ -140,6 +147,7 @@ async fn guard(
         TcpListener::bind(address).await.map_err(|source| GuardError::Listen { address, source })?;
     let mut terminate = signal(SignalKind::terminate()).map_err(host("handle SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(host("handle SIGINT"))?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(host("handle SIGHUP"))?;
 
     let (inputs, inbox) = channel();
     let (asks, asked) = tokio::sync::mpsc::channel(voters::QUEUE);
@@ -155,10 +163,10 @@ async fn guard(
         asks,
     };
     let driver = Driver::start(parts, inbox)?;
-    let dialer = Dialer::new(material.clone());
+    let dialer = Dialer::new(credentials.clone());
     let asking = voters::ask_all(&config.mesh, &dialer, asked, inputs.clone());
     let service = service::mount(config.mesh.id.clone(), inputs.clone());
-    let incoming = Incoming::start(listener, &material);
+    let incoming = Incoming::start(listener, &credentials);
     let serving =
         crate::rpc::server::serve(tonic::service::Routes::new(service), incoming, std::future::pending());
     tracing::info!(instance = %section.name(), %address, "guarding");
@@ -170,6 +178,7 @@ async fn guard(
             result = &mut ended => return result.unwrap_or(Err(GuardError::Broken)),
             _ = terminate.recv() => stop(&inputs, "SIGTERM"),
             _ = interrupt.recv() => stop(&inputs, "SIGINT"),
+            _ = hangup.recv() => renewal.now(),
             // The driver is gone, or about to say why.
             () = &mut asking => return ended.await.unwrap_or(Err(GuardError::Broken)),
             result = &mut serving => {

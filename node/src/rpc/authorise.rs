@@ -29,6 +29,8 @@ impl std::fmt::Display for Caller {
 pub struct LocalUser {
     /// User id.
     pub uid: u32,
+    /// Id of the group that the calling process runs as.
+    pub gid: u32,
     /// Login name; `uid N` where `/etc/passwd` does not know it.
     pub name: String,
     /// The calling process, if the kernel says.
@@ -38,14 +40,14 @@ pub struct LocalUser {
 impl LocalUser {
     /// Looks up the name of a user id.
     #[must_use]
-    pub fn new(uid: u32, pid: Option<i32>) -> Self {
+    pub fn new(uid: u32, gid: u32, pid: Option<i32>) -> Self {
         let passwd = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
         let name = passwd.lines().find_map(|line| {
             let mut fields = line.split(':');
             let name = fields.next()?;
             (fields.nth(1)? == uid.to_string()).then(|| name.to_owned())
         });
-        Self { uid, name: name.unwrap_or_else(|| format!("uid {uid}")), pid }
+        Self { uid, gid, name: name.unwrap_or_else(|| format!("uid {uid}")), pid }
     }
 
     /// How the audit names this user.

@@ -22,7 +22,7 @@ fn nobody_speaks_for_another() {
     let (x, y) = (InstanceName::new("x").unwrap(), InstanceName::new("y").unwrap());
     let agent = Caller::Peer(Identity::Agent(a.clone()));
     let guard = Caller::Peer(Identity::Guard(x.clone()));
-    let user = Caller::Local(LocalUser::new(0, None));
+    let user = Caller::Local(LocalUser::new(0, 0, None));
     assert!(authorise::guard_of(&guard, &x).is_ok());
     assert!(authorise::guard_of(&guard, &y).is_err());
     assert!(authorise::guard_of(&agent, &x).is_err() && authorise::guard_of(&user, &x).is_err());

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -19,7 +20,8 @@ use tokio_rustls::server::TlsStream;
 use tokio_stream::Stream;
 use tonic::transport::server::Connected;
 
-use super::{Identity, Material};
+use super::tethered::{Tethered, until_refused};
+use super::{Credentials, Identity};
 use crate::crowd::{Crowd, Sparing};
 use crate::rpc::Caller;
 
@@ -42,11 +44,9 @@ pub struct Incoming {
 impl Incoming {
     /// Starts accepting on a bound listener.
     #[must_use]
-    pub fn start(listener: TcpListener, material: &Material) -> Self {
+    pub fn start(listener: TcpListener, credentials: &Credentials) -> Self {
         let (sender, ready) = mpsc::channel(HANDSHAKES);
-        let acceptor = TlsAcceptor::from(material.server());
-        let mesh = material.mesh().clone();
-        let accepting = tokio::spawn(accept(listener, acceptor, mesh, sender)).abort_handle();
+        let accepting = tokio::spawn(accept(listener, credentials.clone(), sender)).abort_handle();
         Self { ready, accepting }
     }
 }
@@ -64,12 +64,7 @@ impl Stream for Incoming {
     }
 }
 
-async fn accept(
-    listener: TcpListener,
-    acceptor: TlsAcceptor,
-    mesh: mesh_proto::MeshId,
-    ready: mpsc::Sender<MeshStream>,
-) {
+async fn accept(listener: TcpListener, credentials: Credentials, ready: mpsc::Sender<MeshStream>) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
     let strangers = Sparing::default();
     // Lines of its own: a crowd must not keep back why somebody was refused.
@@ -93,11 +88,10 @@ async fn accept(
             }
             continue;
         };
-        let (acceptor, mesh, ready) = (acceptor.clone(), mesh.clone(), ready.clone());
+        let (credentials, ready) = (credentials.clone(), ready.clone());
         let complaints = Arc::clone(&refusals);
         let crowded = crowd.admit(async move {
-            let refusal = match tokio::time::timeout(HANDSHAKE_DEADLINE, identify(stream, acceptor, &mesh))
-                .await
+            let refusal = match tokio::time::timeout(HANDSHAKE_DEADLINE, identify(stream, &credentials)).await
             {
                 Ok(Ok((stream, peer))) => {
                     let caller = Caller::Peer(peer);
@@ -121,26 +115,35 @@ async fn accept(
 
 async fn identify(
     stream: TcpStream,
-    acceptor: TlsAcceptor,
-    mesh: &mesh_proto::MeshId,
-) -> io::Result<(TlsStream<TcpStream>, Identity)> {
+    credentials: &Credentials,
+) -> io::Result<(Tethered<TlsStream<TcpStream>>, Identity)> {
     stream.set_nodelay(true)?;
-    let stream = acceptor.accept(stream).await?;
-    let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    let certificate = certificate.ok_or_else(|| io::Error::other("no certificate"))?;
+    // Before the handshake, so that nothing newer is missed in between.
+    let newer = credentials.subscribe();
+    let ours = credentials.current();
+    let stream = TlsAcceptor::from(ours.server()).accept(stream).await?;
+    let chain = peer_chain(stream.get_ref().1);
+    let certificate = chain.first().ok_or_else(|| io::Error::other("no certificate"))?;
     let (theirs, identity) = Identity::of(certificate).map_err(io::Error::other)?;
-    if theirs != *mesh {
+    if theirs != *ours.mesh() {
         return Err(io::Error::other(format!(
-            "{identity} belongs to mesh {theirs}, this is mesh {mesh}; meshes do not talk to each other"
+            "{identity} belongs to mesh {theirs}, this is mesh {}; meshes do not talk to each other",
+            ours.mesh()
         )));
     }
-    Ok((stream, identity))
+    Ok((Tethered::new(stream, until_refused(newer, chain)), identity))
+}
+
+/// What the other side proved its identity with.
+pub(super) fn peer_chain(connection: &rustls::CommonState) -> Vec<CertificateDer<'static>> {
+    let chain = connection.peer_certificates().unwrap_or_default();
+    chain.iter().map(|certificate| certificate.clone().into_owned()).collect()
 }
 
 /// A connection whose caller proved who it is.
 #[derive(Debug)]
 pub struct MeshStream {
-    stream: TlsStream<TcpStream>,
+    stream: Tethered<TlsStream<TcpStream>>,
     caller: Caller,
     from: SocketAddr,
     _permit: OwnedSemaphorePermit,

@@ -11,7 +11,9 @@ use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tower::service_fn;
 
-use super::{Identity, Material, identity::IdentityError};
+use super::accept::peer_chain;
+use super::tethered::{Tethered, until_refused};
+use super::{Credentials, Identity, identity::IdentityError};
 
 /// A connect that takes longer than this is given up and tried again: a lost SYN is repeated after one second only.
 const CONNECT_DEADLINE: Duration = Duration::from_millis(1000);
@@ -26,20 +28,14 @@ const CALL_DEADLINE: Duration = Duration::from_secs(120);
 /// Makes channels with this process's identity.
 #[derive(Debug, Clone)]
 pub struct Dialer {
-    material: Material,
+    credentials: Credentials,
 }
 
 impl Dialer {
     /// A dialer with this identity.
     #[must_use]
-    pub const fn new(material: Material) -> Self {
-        Self { material }
-    }
-
-    /// The identity and the mesh that it dials with.
-    #[must_use]
-    pub const fn material(&self) -> &Material {
-        &self.material
+    pub fn new(credentials: impl Into<Credentials>) -> Self {
+        Self { credentials: credentials.into() }
     }
 
     /// A channel to a peer at `address` (`IP:port`, or `host:port`). It connects at its first call, and again after
@@ -64,11 +60,11 @@ impl Dialer {
         let name = peer.server_name().map_err(DialError::Name)?;
         let endpoint = endpoint(&format!("http://{address}"))
             .map_err(|source| DialError::Address { address: address.to_owned(), source })?;
-        let connector = TlsConnector::from(self.material.client());
+        let credentials = self.credentials.clone();
         let address: Arc<str> = Arc::from(address);
         Ok(tune(endpoint).connect_with_connector_lazy(service_fn(move |_: Uri| {
-            let (connector, name, address) = (connector.clone(), name.clone(), Arc::clone(&address));
-            async move { connect(&connector, name, &address).await.map(TokioIo::new) }
+            let (credentials, name, address) = (credentials.clone(), name.clone(), Arc::clone(&address));
+            async move { connect(&credentials, name, &address).await.map(TokioIo::new) }
         })))
     }
 }
@@ -126,14 +122,18 @@ fn endpoint(uri: &str) -> Result<Endpoint, tonic::transport::Error> {
 }
 
 async fn connect(
-    connector: &TlsConnector,
+    credentials: &Credentials,
     name: ServerName<'static>,
     address: &str,
-) -> io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+) -> io::Result<Tethered<tokio_rustls::client::TlsStream<TcpStream>>> {
     let connecting = async {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        connector.connect(name, stream).await
+        // Before the handshake, so that nothing newer is missed in between.
+        let newer = credentials.subscribe();
+        let stream = TlsConnector::from(credentials.current().client()).connect(name, stream).await?;
+        let chain = peer_chain(stream.get_ref().1);
+        Ok(Tethered::new(stream, until_refused(newer, chain)))
     };
     tokio::time::timeout(CONNECT_DEADLINE, connecting)
         .await

@@ -1,5 +1,5 @@
-//! The Unix socket of an agent, for the command line on the same host. Whoever may open it may ask: access is by the
-//! socket's group (mode 0660), and every connection is logged with its user, for the audit.
+//! The Unix socket of an agent, for the command line on the same host. Only its group may open it (mode 0660), every
+//! connection is logged with its user, for the audit, and what that user may ask is `rpc::access`'s.
 
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -76,7 +76,7 @@ impl Stream for LocalIncoming {
         self.listener.poll_accept(cx).map(|accepted| {
             Some(accepted.and_then(|(stream, _)| {
                 let credentials = stream.peer_cred()?;
-                let user = LocalUser::new(credentials.uid(), credentials.pid());
+                let user = LocalUser::new(credentials.uid(), credentials.gid(), credentials.pid());
                 tracing::info!(uid = user.uid, user = user.name, pid = user.pid, "local connection");
                 Ok(LocalStream { stream, caller: Caller::Local(user) })
             }))

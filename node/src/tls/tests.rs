@@ -1,3 +1,5 @@
+mod revoked;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -22,7 +24,7 @@ fn guard(name: &str) -> Identity {
 }
 fn load(dir: &Path, mesh: &MeshId, identity: &Identity) -> Material {
     let pair = crate::ca::issue(dir, identity, &[], &dir.join(identity.dns_name())).unwrap();
-    let files = Files { ca: &dir.join("ca.crt"), cert: &pair.cert, key: &pair.key };
+    let files = Files { ca: &dir.join("ca.crt"), cert: &pair.cert, key: &pair.key, crl: None };
     Material::load(files, mesh, identity).unwrap()
 }
 
@@ -85,7 +87,7 @@ async fn each_side_knows_the_other_and_strangers_are_refused() {
     let server = load(dir.path(), &shop, &agent("dr-1"));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
-    let incoming = Incoming::start(listener, &server);
+    let incoming = Incoming::start(listener, &server.into());
     let routes = tonic::service::Routes::new(AgentServer::new(Mirror));
     let serving = tokio::spawn(crate::rpc::server::serve(routes, incoming, std::future::pending()));
 
@@ -144,7 +146,7 @@ async fn the_unix_socket_names_the_user_and_is_not_taken_from_a_living_agent() {
         ask: mesh_proto::operator::Ask::Status,
     };
     let answer = AgentClient::new(mesh("shop"), channel).ask(&question, SOON).await;
-    let me = crate::rpc::LocalUser::new(rustix::process::getuid().as_raw(), None).name;
+    let me = crate::rpc::LocalUser::new(rustix::process::getuid().as_raw(), 0, None).name;
     assert!(matches!(&answer, Err(CallError::Refused(text)) if text.contains(&me)), "{answer:?}");
     serving.abort();
     let _ = serving.await;
@@ -164,14 +166,95 @@ fn files_that_are_not_ours_are_refused_with_what_to_do() {
         crate::ca::issue(dir.path(), &b, &[], &dir.path().join("b")).unwrap(),
     );
     let ca = dir.path().join("ca.crt");
-    let files = Files { ca: &ca, cert: &pair.cert, key: &other.key };
+    let files = Files { ca: &ca, cert: &pair.cert, key: &other.key, crl: None };
     assert!(matches!(Material::load(files, &shop, &a), Err(MaterialError::Mismatch { .. })));
-    let files = Files { ca: &ca, cert: &pair.cert, key: &pair.key };
+    let files = Files { ca: &ca, cert: &pair.cert, key: &pair.key, crl: None };
     let error = Material::load(files, &shop, &b).unwrap_err().to_string();
     assert!(error.contains("is the certificate of agent east-1"), "{error}");
     assert!(matches!(Material::load(files, &mesh("pub"), &a), Err(MaterialError::Somebody { .. })));
     let foreign = tempfile::tempdir().unwrap();
     let foreign_ca = crate::ca::init(foreign.path(), &shop).unwrap().cert;
-    let files = Files { ca: &foreign_ca, cert: &pair.cert, key: &pair.key };
+    let files = Files { ca: &foreign_ca, cert: &pair.cert, key: &pair.key, crl: None };
     assert!(matches!(Material::load(files, &shop, &a), Err(MaterialError::Mismatch { .. })));
+}
+
+/// A host's files, and a way to look at them at once.
+fn source(dir: &Path, authority: &str, identity: &Identity) -> super::renewal::Source {
+    let pair = crate::ca::issue(&dir.join(authority), identity, &[], &dir.join(identity.dns_name())).unwrap();
+    let ca = dir.join(identity.dns_name()).join("ca.crt");
+    super::renewal::Source {
+        ca,
+        cert: pair.cert,
+        key: pair.key,
+        crl: None,
+        mesh: mesh("shop"),
+        identity: identity.clone(),
+    }
+}
+
+/// Waits until what is in use is another one.
+async fn renewed(credentials: &super::Credentials, renewal: &super::Renewal) {
+    let before = credentials.current().server();
+    renewal.now();
+    let began = std::time::Instant::now();
+    while std::sync::Arc::ptr_eq(&before, &credentials.current().server()) {
+        assert!(began.elapsed() < SOON, "{:?}", credentials.troubles(0));
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn an_authority_is_replaced_while_both_sides_talk() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |place: &str| dir.path().join(place);
+    for authority in ["old", "new"] {
+        crate::ca::init(&at(authority), &mesh("shop")).unwrap();
+    }
+    let (server, client) = (agent("dr-1"), agent("east-1"));
+    let sides = [source(dir.path(), "old", &server), source(dir.path(), "old", &client)];
+    let mut running = Vec::new();
+    for side in &sides {
+        running.push(super::Renewal::start(side.clone()).unwrap());
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let incoming = Incoming::start(listener, &running[0].0);
+    let routes = tonic::service::Routes::new(AgentServer::new(Mirror));
+    let serving = tokio::spawn(crate::rpc::server::serve(routes, incoming, std::future::pending()));
+    let dialer = Dialer::new(running[1].0.clone());
+    let new_connection = async || {
+        let channel = dialer.channel(&server, &address).unwrap();
+        AgentClient::new(mesh("shop"), channel).report(&report(), SOON).await.unwrap();
+    };
+    let kept = AgentClient::new(mesh("shop"), dialer.channel(&server, &address).unwrap());
+    kept.report(&report(), SOON).await.unwrap();
+    let authorities = |names: &[&str]| -> String {
+        names.iter().map(|name| std::fs::read_to_string(at(name).join("ca.crt")).unwrap()).collect()
+    };
+    // Each step on one side after the other, and both talk in between.
+    for (side, (credentials, renewal)) in sides.iter().zip(&running) {
+        std::fs::write(&side.ca, authorities(&["old", "new"])).unwrap();
+        renewed(credentials, renewal).await;
+        new_connection().await;
+    }
+    for (side, (credentials, renewal)) in sides.iter().zip(&running) {
+        let place = at("again").join(side.identity.dns_name());
+        let pair = crate::ca::issue(&at("new"), &side.identity, &[], &place).unwrap();
+        std::fs::copy(pair.key, &side.key).unwrap();
+        std::fs::copy(pair.cert, &side.cert).unwrap();
+        renewed(credentials, renewal).await;
+        new_connection().await;
+    }
+    for (side, (credentials, renewal)) in sides.iter().zip(&running) {
+        std::fs::write(&side.ca, authorities(&["new"])).unwrap();
+        renewed(credentials, renewal).await;
+        new_connection().await;
+    }
+    kept.report(&report(), SOON).await.unwrap();
+    // Whoever still has a certificate of the old one is a stranger now.
+    let late = load(&at("old"), &mesh("shop"), &agent("east-1"));
+    let channel = Dialer::new(late).channel(&server, &address).unwrap();
+    let refused = AgentClient::new(mesh("shop"), channel).report(&report(), SOON).await;
+    assert!(matches!(&refused, Err(CallError::NotReached(_))), "{refused:?}");
+    serving.abort();
 }

@@ -181,7 +181,7 @@ impl World {
     pub async fn connect(&mut self) {
         for (port, material, service) in &self.voters {
             let listener = TcpListener::bind(("127.0.0.1", *port)).await.unwrap();
-            let incoming = Incoming::start(listener, material);
+            let incoming = Incoming::start(listener, &material.clone().into());
             let routes = tonic::service::Routes::new(service.mount());
             self.serving.push(tokio::spawn(async move {
                 rpc::server::serve(routes, incoming, std::future::pending()).await.unwrap();
@@ -289,8 +289,8 @@ fn material(dir: &Path, mesh: &MeshId, identity: &Identity) -> Material {
     for path in [&out, &pair.cert, &pair.key] {
         own(path);
     }
-    Material::load(Files { ca: &out.join("ca.crt"), cert: &pair.cert, key: &pair.key }, mesh, identity)
-        .unwrap()
+    let ca = &out.join("ca.crt");
+    Material::load(Files { ca, cert: &pair.cert, key: &pair.key, crl: None }, mesh, identity).unwrap()
 }
 
 /// One instance with its guard.

@@ -19,6 +19,7 @@ use mesh_proto::{GroupName, RunId};
 use super::driver::{CommandError, Driver};
 use crate::config::NodeConfig;
 use crate::rpc::CallError;
+use crate::tls::Credentials;
 
 /// How long the leader may take to answer a forwarded question.
 const FORWARD_DEADLINE: Duration = Duration::from_secs(18);
@@ -35,6 +36,8 @@ pub struct Asked {
     pub driver: Arc<Driver>,
     /// The node-local file: whom to form the mesh with.
     pub config: Arc<NodeConfig>,
+    /// This agent's identity: status says what is wrong with it.
+    pub credentials: Credentials,
 }
 
 type Reply = Result<Answer, Refusal>;

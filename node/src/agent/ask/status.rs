@@ -48,7 +48,8 @@ impl Asked {
         let standing = self.driver.consensus.standing();
         let now = self.driver.clock.now();
         let nodes = self.nodes();
-        let troubles = standing.fault.iter().cloned().collect();
+        let mut troubles: Vec<_> = standing.fault.iter().cloned().collect();
+        troubles.extend(self.credentials.troubles(crate::tls::ends::now()));
         self.driver.consensus.read(|machine| {
             let state = machine.state();
             let leader = state.members.values().find(|member| standing.leader == Some(member.id.0));
