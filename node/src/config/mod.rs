@@ -8,6 +8,7 @@ mod aws;
 mod check;
 mod errands;
 mod guarded;
+mod keep;
 mod locate;
 mod redis;
 
@@ -21,6 +22,7 @@ use serde::Deserialize;
 pub use aws::{Elbv2Section, Endpoint, EndpointError, Route53Section};
 pub use errands::{HookSection, ServiceSection};
 pub use guarded::Guarded;
+pub use keep::KeepSection;
 pub use locate::Problem;
 pub use redis::{RedisProbeSection, RedisSection, RedisTls};
 
@@ -43,6 +45,9 @@ pub struct NodeConfig {
     /// How observers log in to Redis instances.
     #[serde(default)]
     pub redis_probe: Option<RedisProbeSection>,
+    /// How long evidence that rejoins kept stays on this host.
+    #[serde(default)]
+    pub keep: KeepSection,
     /// PostgreSQL servers on this host.
     #[serde(default, rename = "instance")]
     pub instances: Vec<InstanceSection>,

@@ -58,6 +58,7 @@ pub(super) struct Server {
     inner: Mutex<Inner>,
     launched: Condvar,
     serving: AtomicBool,
+    quiet: AtomicBool,
     probe: AtomicU64,
     results: AtomicU64,
 }
@@ -91,6 +92,7 @@ impl Server {
             }),
             launched: Condvar::new(),
             serving: AtomicBool::new(false),
+            quiet: AtomicBool::new(false),
             probe: AtomicU64::new(250),
             results: AtomicU64::new(0),
         })
@@ -266,6 +268,15 @@ impl Server {
     pub(super) fn set_pace(&self, serving: bool, probe: Millis) {
         self.serving.store(serving, Ordering::Relaxed);
         self.probe.store(probe.0, Ordering::Relaxed);
+    }
+
+    /// What the driver tells whoever tidies up: whether nothing is under way, and nothing unfinished.
+    pub(super) fn set_quiet(&self, quiet: bool) {
+        self.quiet.store(quiet, Ordering::Relaxed);
+    }
+
+    pub(super) fn quiet(&self) -> bool {
+        self.quiet.load(Ordering::Relaxed)
     }
 
     pub(super) fn serving(&self) -> bool {
