@@ -7,7 +7,7 @@ use mesh_proto::run::StuckCause;
 use super::{files, read, root, short};
 
 /// States beside being stuck that an operator meets at night; each has a page.
-const STATES: [&str; 9] = [
+const STATES: [&str; 10] = [
     "blind",
     "down-and-no-candidate",
     "isolated",
@@ -17,6 +17,7 @@ const STATES: [&str; 9] = [
     "voter-store",
     "majority-lost",
     "wrong-route",
+    "disk",
 ];
 
 /// What stands between backticks.

@@ -15,6 +15,7 @@ use mesh_proto::Millis;
 use mesh_proto::quorum::{QuorumConfig, QuorumStage};
 use tokio::sync::Notify;
 
+use super::disks::Disks;
 use super::engine::Engine;
 
 /// A fork takes a few milliseconds; a fence waits this long for one that is under way, well within the shortest F.
@@ -53,6 +54,8 @@ struct Inner {
 pub(super) struct Server {
     /// The instance.
     pub(super) engine: Engine,
+    /// The file systems under it.
+    pub(super) disks: Disks,
     /// Wakes the eyes.
     pub(super) look: Notify,
     inner: Mutex<Inner>,
@@ -78,6 +81,7 @@ impl Server {
             );
         }
         Arc::new(Self {
+            disks: Disks::of(&engine),
             engine,
             look: Notify::new(),
             inner: Mutex::new(Inner {
