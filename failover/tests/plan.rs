@@ -97,6 +97,7 @@ fn status(name: &str, seq: u64, process: ProcessState, have: Option<u64>) -> Gua
         process,
         commit_gated: false,
         write_probe: WriteProbe::NotApplicable,
+        disks: Vec::new(),
         position: have.map(|have| Position { timeline: 1, have: Lsn(have), replayed: Lsn(have) }),
         receiving: None,
         quorum: None,

@@ -399,6 +399,9 @@ pub enum Rejoined {
     Rewound {
         /// Bytes of WAL that only it had.
         diverged_bytes: u64,
+        /// Transactions in it; `None` when they could not be counted.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        transactions: Option<u64>,
         /// The new life of its data.
         data: DataIncarnation,
     },
@@ -406,6 +409,9 @@ pub enum Rejoined {
     Rebuilt {
         /// Bytes of WAL that only it had, as far as known.
         diverged_bytes: Option<u64>,
+        /// Transactions in it; `None` when they could not be counted.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        transactions: Option<u64>,
         /// The new life of its data.
         data: DataIncarnation,
     },

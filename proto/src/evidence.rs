@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::disk::{DiskHolds, DiskRoom, DiskStanding, DiskSync};
 use crate::lease::{LeaseTerm, Receipt};
 use crate::quorum::QuorumStanding;
 use crate::{
@@ -51,6 +52,9 @@ pub struct GuardStatus {
     pub position: Option<Position>,
     /// Replication from a primary; only on a standby.
     pub receiving: Option<Receiving>,
+    /// The file systems under the instance; empty from a build that does not look.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disks: Vec<DiskStanding>,
     /// The commit quorum that the primary works by; only where the log names one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quorum: Option<QuorumStanding>,

@@ -10,6 +10,7 @@
 pub mod audit;
 pub mod codec;
 pub mod command;
+mod disk;
 pub mod effect;
 pub mod evidence;
 pub mod ids;

@@ -8,6 +8,7 @@
 mod boot_gate;
 mod chaos;
 mod crash;
+mod disks;
 mod doctor;
 mod failover;
 mod fencer;

@@ -12,6 +12,7 @@ mod fields;
 pub mod haproxy;
 pub mod health;
 pub mod hooks;
+pub mod kept;
 mod owned;
 pub mod pgbouncer;
 pub mod postgres;

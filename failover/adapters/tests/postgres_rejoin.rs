@@ -170,7 +170,9 @@ async fn a_crashed_diverged_primary_is_rewound_and_its_log_kept() {
     assert!(done.data_incarnation_changed);
     let lost = done.diverged.unwrap();
     assert!(lost.bytes > 0 && lost.bytes < 1 << 20, "{lost:?}");
+    assert!(lost.transactions.is_some_and(|count| count >= 1), "{lost:?}");
     let note = std::fs::read_to_string(lost.kept_at.join("note.json")).unwrap();
+    assert!(note.contains(&format!("\"transactions\": {}", lost.transactions.unwrap())), "{note}");
     assert!(note.contains(&lost.from.to_string()) && note.contains("\"missing\": []"), "{note}");
     eventually("the rewound instance replays", async || has(&a, "new").await).await;
     assert!(has(&a, "common").await && !has(&a, "lost").await);

@@ -246,6 +246,22 @@ impl Guard {
         &self.state
     }
 
+    /// Whether the server serves or follows and nothing is under way, ordered or unfinished: the time to tidy up.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let runs = match self.process() {
+            ProcessState::Primary => self.opened.is_some(),
+            ProcessState::Standby => self.opened.is_none(),
+            ProcessState::Starting
+            | ProcessState::Stopped
+            | ProcessState::Died
+            | ProcessState::Unresponsive
+            | ProcessState::Unknown => false,
+        };
+        let idle = self.job.is_none() && self.fencing.is_none() && self.queue.is_empty() && !self.stopping;
+        runs && idle && self.state.rejoin.is_none() && self.state.frozen.is_none()
+    }
+
     /// The holder of its lease, for status and tests.
     #[must_use]
     pub const fn holder(&self) -> &Holder {

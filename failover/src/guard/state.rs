@@ -2,7 +2,7 @@
 //!
 //! No deadline is ever stored: a lease is not continued over a restart of the guard, so none would be of use.
 
-use mesh_proto::evidence::{Position, ProcessState, Receiving, WriteProbe};
+use mesh_proto::evidence::{DiskStanding, Position, ProcessState, Receiving, WriteProbe};
 use mesh_proto::lease::{Electorate, LeaseTerm, Receipt};
 use mesh_proto::quorum::QuorumStanding;
 use mesh_proto::spec::{Engine, Timing};
@@ -134,6 +134,8 @@ pub struct LocalFacts {
     pub receiving: Option<Receiving>,
     /// The write probe, on a primary.
     pub write_probe: WriteProbe,
+    /// The file systems under the server.
+    pub disks: Vec<DiskStanding>,
     /// The commit gate.
     pub commit_gate: CommitGate,
     /// The commit quorum that was last set, and how far it has come; `None` before one was.

@@ -1,6 +1,6 @@
 //! The status that travels with every renewal, and what of it is news.
 
-use mesh_proto::evidence::{GuardStatus, ProcessState, Receiving, WriteProbe};
+use mesh_proto::evidence::{DiskHolds, DiskStanding, GuardStatus, ProcessState, Receiving, WriteProbe};
 use mesh_proto::lease::{LeaseTerm, Receipt};
 use mesh_proto::quorum::QuorumStanding;
 use mesh_proto::{DataIncarnation, Epoch, Generation, Millis, NodeId};
@@ -8,6 +8,7 @@ use mesh_proto::{DataIncarnation, Epoch, Generation, Millis, NodeId};
 use super::Guard;
 use super::state::CommitGate;
 use crate::Moment;
+use crate::verdict::disk::{self, DiskTrouble};
 
 /// What of a status is sent at once when it changes. Ages, remainders and positions are not.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +18,7 @@ pub(super) struct Essence {
     process: ProcessState,
     commit_gated: bool,
     write_probe: std::mem::Discriminant<WriteProbe>,
+    disks: Vec<(DiskHolds, Option<std::mem::Discriminant<DiskTrouble>>)>,
     streaming: Option<(bool, Option<String>)>,
     quorum: Option<QuorumStanding>,
     frozen: Option<Generation>,
@@ -39,6 +41,7 @@ impl Guard {
             process: status.process,
             commit_gated: status.commit_gated,
             write_probe: std::mem::discriminant(&status.write_probe),
+            disks: status.disks.iter().map(|disk| (disk.holds, self.disk_trouble(disk))).collect(),
             streaming: status.receiving.map(|receiving| (receiving.streaming, receiving.from)),
             quorum: status.quorum,
             frozen: status.frozen,
@@ -75,6 +78,9 @@ impl Guard {
             process: self.process(),
             commit_gated: facts.is_some_and(|facts| facts.commit_gate != CommitGate::Open),
             write_probe: facts.map_or(WriteProbe::NotApplicable, |facts| aged(facts.write_probe, age)),
+            disks: facts
+                .map(|facts| facts.disks.iter().map(|disk| disk.clone().aged(age)).collect())
+                .unwrap_or_default(),
             position: facts.and_then(|facts| facts.position),
             receiving: facts
                 .and_then(|facts| facts.receiving.clone())
@@ -89,6 +95,11 @@ impl Guard {
             engine: self.config.engine,
             rival: facts.and_then(|facts| facts.rival.clone()),
         }
+    }
+
+    /// What kind of trouble a disk has: that it grows is no news.
+    fn disk_trouble(&self, disk: &DiskStanding) -> Option<std::mem::Discriminant<DiskTrouble>> {
+        disk::trouble(disk, self.timing.hang_after).as_ref().map(std::mem::discriminant)
     }
 
     /// Voters whose grant runs, while a lease is held.

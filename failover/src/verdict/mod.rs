@@ -5,6 +5,7 @@
 //! primary. "I cannot see" is not "it is dead" (DESIGN promise 6). What mesh itself caused is no evidence: a frozen
 //! standby that does not stream, a gated primary whose probe waits, say nothing.
 
+pub mod disk;
 pub mod observations;
 pub mod votes;
 
@@ -159,6 +160,9 @@ impl Facts<'_> {
     fn with_guard(&self, status: &GuardStatus) -> (Verdict, String, Option<Loss>) {
         let name = self.primary;
         let hang_after = self.group.timing.hang_after;
+        if let Some(hung) = disk::hung_under_writes(status, hang_after) {
+            return self.disk_hangs(hung);
+        }
         let stalled = match status.write_probe {
             // A gated primary's probe waits because of the gate; one that waits for standbys speaks of the standbys.
             WriteProbe::Late { waiting } if !status.commit_gated => Some(waiting),
@@ -212,6 +216,17 @@ impl Facts<'_> {
             return (Verdict::UnreachableButStreaming, what, None);
         }
         (Verdict::Healthy, format!("{name} serves in epoch {}", self.group.epoch), None)
+    }
+
+    /// The disk of its log hangs, and so do its writes: first hand. Whoever only reads gets answers from memory, and proves nothing.
+    fn disk_hangs(&self, hung: Millis) -> (Verdict, String, Option<Loss>) {
+        let name = self.primary;
+        if let Some(standby) = self.voucher() {
+            let what = format!("the disk of {name}'s log has hung for {hung}, but {standby} advances");
+            return (Verdict::Suspect, what, None);
+        }
+        let what = format!("{name} hangs: its disk has not returned an fsync for {hung}, and no write ends");
+        (Verdict::Down, what, Some(Loss::Hung))
     }
 
     /// The guard is there, without a receipt, and its server is not a primary: it restarted, or the host rebooted.
@@ -288,6 +303,12 @@ impl Facts<'_> {
                 )
             },
         ));
+        if let Some(heard) = guard {
+            lines.extend(heard.said.disks.iter().filter_map(|disk| {
+                let trouble = disk::trouble(disk, self.group.timing.hang_after)?;
+                Some(format!("disk of {}'s {}: {trouble}", self.primary, disk.holds))
+            }));
+        }
         for instance in self.group.spec.instances.iter().filter(|i| i.name != *self.primary) {
             if let Some(heard) = self.heard.guard(&self.group.spec.group, &instance.name) {
                 let stream = heard.said.receiving.as_ref().map_or_else(

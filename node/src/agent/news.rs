@@ -2,7 +2,7 @@
 //! well only that wakes the leader: it looks twice a second anyway, and what grows with time is judged then.
 
 use mesh_proto::Millis;
-use mesh_proto::evidence::{GuardStatus, Report, WriteProbe};
+use mesh_proto::evidence::{DiskSync, GuardStatus, Report, WriteProbe};
 
 /// Whether a guard has news.
 pub(super) fn of_guard(before: &GuardStatus, now: &GuardStatus) -> bool {
@@ -21,6 +21,16 @@ fn ageless_guard(status: &GuardStatus) -> GuardStatus {
     }
     if let Some(receiving) = plain.receiving.as_mut() {
         receiving.advanced = Millis::ZERO;
+    }
+    for disk in &mut plain.disks {
+        disk.room = None;
+        match &mut disk.sync {
+            DiskSync::Ok { took, age } => (*took, *age) = (Millis::ZERO, Millis::ZERO),
+            DiskSync::Waiting { waiting: time }
+            | DiskSync::NoRoom { age: time }
+            | DiskSync::Failed { age: time, .. } => *time = Millis::ZERO,
+            DiskSync::NotYet => {}
+        }
     }
     match &mut plain.write_probe {
         WriteProbe::Ok { age: time }

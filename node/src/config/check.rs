@@ -67,6 +67,7 @@ pub(super) fn values(config: &NodeConfig) -> Vec<Finding> {
     zones(config, &mut found);
     pgbouncers(config, &mut found);
     super::errands::values(config, &mut found);
+    super::keep::values(config, &mut found);
     aws::values(config, &mut found);
     found
 }

@@ -9,6 +9,7 @@ mod aws;
 mod check;
 mod errands;
 mod guarded;
+mod keep;
 mod locate;
 mod redis;
 
@@ -23,6 +24,7 @@ pub use access::{AccessSection, Principal, PrincipalError};
 pub use aws::{Elbv2Section, Endpoint, EndpointError, Route53Section};
 pub use errands::{FencerSection, HookSection, ServiceSection};
 pub use guarded::Guarded;
+pub use keep::KeepSection;
 pub use locate::Problem;
 pub use redis::{RedisProbeSection, RedisSection, RedisTls};
 
@@ -48,6 +50,9 @@ pub struct NodeConfig {
     /// How observers log in to Redis instances.
     #[serde(default)]
     pub redis_probe: Option<RedisProbeSection>,
+    /// How long evidence that rejoins kept stays on this host.
+    #[serde(default)]
+    pub keep: KeepSection,
     /// PostgreSQL servers on this host.
     #[serde(default, rename = "instance")]
     pub instances: Vec<InstanceSection>,

@@ -200,6 +200,25 @@ fn all_problems_are_shown_at_once_in_the_order_of_the_file() {
 }
 
 #[test]
+fn kept_evidence_has_a_policy_and_one_that_keeps_nothing_is_refused() {
+    let config = NodeConfig::parse(Path::new("x"), GOOD).unwrap();
+    assert_eq!((config.keep.days, config.keep.max_bytes), (30, 20 << 30));
+    let parse = |text: &str| NodeConfig::parse(Path::new("x"), &format!("{GOOD}[keep]\n{text}\n"));
+    let keep = parse("days = 90").unwrap().keep;
+    assert_eq!((keep.days, keep.max_bytes), (90, 20 << 30));
+    for (text, says) in [
+        ("days = 0", "0 days: a rejoin's evidence would be gone"),
+        ("days = 40000", "40000 days"),
+        ("max_bytes = 0", "0 bytes: of two rejoins"),
+        ("max_bytes = -1", "invalid value"),
+        ("hours = 3", "unknown field"),
+    ] {
+        let found = problems(&format!("{GOOD}[keep]\n{text}\n"));
+        assert!(found.iter().any(|p| p.what.contains(says) && !p.next.is_empty()), "{text}: {found:?}");
+    }
+}
+
+#[test]
 fn an_agent_that_is_no_voter_needs_a_number_of_its_own() {
     let text = GOOD.replace("name = \"east-1\"", "name = \"east-2\"");
     assert!(problems(&text)[0].what.contains("has no id"));

@@ -240,6 +240,7 @@ impl Loop {
             }
             self.say_lease(now);
             self.server.set_pace(self.guard.opened().is_some(), self.guard.timing().probe);
+            self.server.set_quiet(self.guard.is_quiet());
             self.leash.watch();
             if self.guard.is_down() {
                 self.leash.tell(Duty::Idle);

@@ -23,6 +23,14 @@ impl Engine {
         }
     }
 
+    /// Where its rejoins keep evidence.
+    pub(super) fn keep_dir(&self) -> &Path {
+        match self {
+            Self::Postgres(instance) => &instance.settings().keep_dir,
+            Self::Redis(instance) => &instance.settings().keep_dir,
+        }
+    }
+
     /// Its own cgroup.
     pub(super) fn cgroup(&self) -> Option<&Path> {
         match self {

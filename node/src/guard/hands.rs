@@ -464,12 +464,13 @@ impl Hand {
         let note = |progress| tracing::info!(?progress, "rejoining");
         let done = pg::rejoin(instance, &launcher, &request, &note, self.deadline).await.map_err(unknown)?;
         self.server.set_clients(Clients::LetIn);
-        let diverged = done.diverged.map(|diverged| diverged.bytes);
+        let bytes = done.diverged.as_ref().map(|diverged| diverged.bytes);
+        let transactions = done.diverged.and_then(|diverged| diverged.transactions);
         let data = DataIncarnation(fresh);
         Ok(TaskResult::Follows(match done.how {
             How::Follow => Rejoined::Followed,
-            How::Rewind => Rejoined::Rewound { diverged_bytes: diverged.unwrap_or(0), data },
-            How::Rebuild => Rejoined::Rebuilt { diverged_bytes: diverged, data },
+            How::Rewind => Rejoined::Rewound { diverged_bytes: bytes.unwrap_or(0), transactions, data },
+            How::Rebuild => Rejoined::Rebuilt { diverged_bytes: bytes, transactions, data },
         }))
     }
 

@@ -4,12 +4,15 @@
 //! - `driver`: the one thread that owns the core. It never waits for a disk, a server or a network.
 //! - `fencer`: a thread that does nothing but fence, so that nothing else can delay it.
 //! - `hands`: starts, promotes, freezes, repoints; `eyes`: looks at the server several times a second.
+//! - `disks`: writes to each disk under the server once a second, to know whether it hangs or is full.
+//! - `kept`: prunes, at quiet times, what rejoins kept.
 //! - `voters`: asks every voter, over connections that stay; `service`: orders and status, over mTLS.
 //! - `files`: its state, its lock and the key that signs receipts, none of them on the data directory's disk.
 //! - the [`crate::leash`], for when this process itself cannot act.
 //!
 //! It needs no agent and no leader. It never decides what it may do: the core does.
 
+mod disks;
 mod driver;
 mod engine;
 mod eyes;
@@ -17,6 +20,7 @@ mod fencer;
 mod files;
 mod hands;
 mod keeper;
+mod kept;
 mod priority;
 mod quorum;
 mod server;
@@ -152,6 +156,9 @@ async fn guard(
     let (inputs, inbox) = channel();
     let (asks, asked) = tokio::sync::mpsc::channel(voters::QUEUE);
     let server = Server::new(engine, dir.shares_disk());
+    server.disks.start().map_err(host("start the threads that look at the disks"))?;
+    kept::start(Arc::clone(&server), pruner(config, section, &server))
+        .map_err(host("start the thread that prunes kept evidence"))?;
     let parts = Parts {
         config: core_config(config, section, &dir),
         stored,
@@ -206,6 +213,15 @@ fn core_config(config: &NodeConfig, section: Guarded<'_>, dir: &StateDir) -> Gua
         timing: policy::profile(Profile::default()),
         // Version 0: whatever the log says is newer.
         electorate: Electorate::of(0, config.mesh.voters.iter().map(|voter| voter.id)),
+    }
+}
+
+fn pruner(config: &NodeConfig, section: Guarded<'_>, server: &Server) -> kept::Pruner {
+    kept::Pruner {
+        dir: server.engine.keep_dir().to_owned(),
+        instance: section.name().to_string(),
+        policy: config.keep.policy(),
+        said: std::collections::BTreeSet::new(),
     }
 }
 

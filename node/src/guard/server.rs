@@ -15,6 +15,7 @@ use mesh_proto::Millis;
 use mesh_proto::quorum::{QuorumConfig, QuorumStage};
 use tokio::sync::Notify;
 
+use super::disks::Disks;
 use super::engine::Engine;
 
 /// A fork takes a few milliseconds; a fence waits this long for one that is under way, well within the shortest F.
@@ -53,11 +54,14 @@ struct Inner {
 pub(super) struct Server {
     /// The instance.
     pub(super) engine: Engine,
+    /// The file systems under it.
+    pub(super) disks: Disks,
     /// Wakes the eyes.
     pub(super) look: Notify,
     inner: Mutex<Inner>,
     launched: Condvar,
     serving: AtomicBool,
+    quiet: AtomicBool,
     probe: AtomicU64,
     results: AtomicU64,
 }
@@ -77,6 +81,7 @@ impl Server {
             );
         }
         Arc::new(Self {
+            disks: Disks::of(&engine),
             engine,
             look: Notify::new(),
             inner: Mutex::new(Inner {
@@ -91,6 +96,7 @@ impl Server {
             }),
             launched: Condvar::new(),
             serving: AtomicBool::new(false),
+            quiet: AtomicBool::new(false),
             probe: AtomicU64::new(250),
             results: AtomicU64::new(0),
         })
@@ -266,6 +272,15 @@ impl Server {
     pub(super) fn set_pace(&self, serving: bool, probe: Millis) {
         self.serving.store(serving, Ordering::Relaxed);
         self.probe.store(probe.0, Ordering::Relaxed);
+    }
+
+    /// What the driver tells whoever tidies up: whether nothing is under way, and nothing unfinished.
+    pub(super) fn set_quiet(&self, quiet: bool) {
+        self.quiet.store(quiet, Ordering::Relaxed);
+    }
+
+    pub(super) fn quiet(&self) -> bool {
+        self.quiet.load(Ordering::Relaxed)
     }
 
     pub(super) fn serving(&self) -> bool {

@@ -6,9 +6,11 @@
 use std::fmt;
 use std::sync::atomic::AtomicU64;
 
+use mesh_failover::verdict::disk::trouble;
+use mesh_proto::Millis;
 use mesh_proto::command::Verdict;
 use mesh_proto::effect::{Effect, Outcome};
-use mesh_proto::evidence::ProcessState;
+use mesh_proto::evidence::{DiskHolds, DiskStanding, DiskSync, ProcessState};
 use mesh_proto::operator::{GroupStatus, InstanceStatus, RouteStatus, StatusView};
 use mesh_proto::run::Phase;
 use prometheus_client::encoding::{EncodeLabelSet, text::encode};
@@ -67,6 +69,13 @@ struct InstanceLabels {
     /// Not `instance`: that is Prometheus's own name for the agent that was scraped.
     server: String,
     site: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DiskLabels {
+    group: String,
+    server: String,
+    disk: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -206,6 +215,9 @@ struct Instances {
     gated: Of<InstanceLabels>,
     downgraded: Of<InstanceLabels>,
     trouble: Of<InstanceLabels>,
+    disk_trouble: Of<DiskLabels>,
+    disk_sync: Of<DiskLabels>,
+    disk_free: Of<DiskLabels>,
 }
 
 fn instances(scrape: &mut Scrape, groups: &[GroupStatus]) {
@@ -220,6 +232,9 @@ fn instances(scrape: &mut Scrape, groups: &[GroupStatus]) {
         downgraded: scrape
             .family("instance_downgraded", "Reasons for which promise 1 is downgraded on its host"),
         trouble: scrape.family("instance_trouble", "Whether its guard reports trouble, or is silent"),
+        disk_trouble: scrape.family("disk_trouble", "Whether its disk hangs, is full, slow or fails"),
+        disk_sync: scrape.family("disk_sync_seconds", "How long its newest fsync took, or has waited"),
+        disk_free: scrape.family("disk_free_bytes", "Bytes that are left on its disk"),
     };
     for group in groups {
         for instance in &group.instances {
@@ -255,6 +270,36 @@ fn one_instance(gauges: &Instances, group: &GroupStatus, instance: &InstanceStat
     gauges.gated.get_or_create(&labels).set(flag(guard.commit_gated));
     gauges.downgraded.get_or_create(&labels).set(number(guard.downgraded.len() as u64));
     gauges.trouble.get_or_create(&labels).set(flag(guard.trouble.is_some()));
+    for disk in &guard.disks {
+        let of = DiskLabels {
+            server: labels.server.clone(),
+            group: labels.group.clone(),
+            disk: disk_word(disk.holds).to_owned(),
+        };
+        one_disk(gauges, &of, disk, group.timing.hang_after);
+    }
+}
+
+fn one_disk(gauges: &Instances, labels: &DiskLabels, disk: &DiskStanding, hang_after: Millis) {
+    gauges.disk_trouble.get_or_create(labels).set(flag(trouble(disk, hang_after).is_some()));
+    match disk.sync {
+        DiskSync::Ok { took: time, .. } | DiskSync::Waiting { waiting: time } => {
+            gauges.disk_sync.get_or_create(labels).set(seconds(time));
+        }
+        DiskSync::NotYet | DiskSync::NoRoom { .. } | DiskSync::Failed { .. } => {}
+    }
+    if let Some(room) = disk.room {
+        gauges.disk_free.get_or_create(labels).set(number(room.bytes));
+    }
+}
+
+/// As the label has it: stable, and one word.
+const fn disk_word(holds: DiskHolds) -> &'static str {
+    match holds {
+        DiskHolds::All => "all",
+        DiskHolds::Log => "log",
+        DiskHolds::Data => "data",
+    }
 }
 
 fn routes(scrape: &mut Scrape, groups: &[GroupStatus]) {
@@ -305,11 +350,22 @@ mod tests {
     use std::collections::BTreeSet;
     use std::path::Path;
 
+    use mesh_proto::evidence::DiskRoom;
+
     use super::*;
 
     /// Two groups: one healthy, one with a stuck run and a silent guard.
     fn scraped() -> String {
-        text(&crate::cli::render::samples::busy_status()).unwrap()
+        let mut view = crate::cli::render::samples::busy_status();
+        let guards = view.groups.iter_mut().flat_map(|group| &mut group.instances);
+        let (guard, _) = guards.filter_map(|instance| instance.guard.as_mut()).next().unwrap();
+        guard.disks = vec![DiskStanding {
+            at: "/srv/pg".to_owned(),
+            holds: DiskHolds::All,
+            sync: DiskSync::Waiting { waiting: Millis(6_000) },
+            room: Some(DiskRoom { bytes: 1 << 30, size: 1 << 31, files: None, age: Millis(10) }),
+        }];
+        text(&view).unwrap()
     }
 
     #[test]
@@ -323,6 +379,12 @@ mod tests {
         assert!(text.contains("mesh_group_verdict{group=\"orders\",verdict=\"healthy\"}"), "{text}");
         let failed = "mesh_errand_failed{group=\"orders\",errand=\"page\",agent=\"dr-1\"} 1.0";
         assert!(text.contains(failed), "{text}");
+        for (name, value) in
+            [("disk_trouble", "1.0"), ("disk_sync_seconds", "6.0"), ("disk_free_bytes", "1073741824.0")]
+        {
+            let line = text.lines().find(|line| line.starts_with(&format!("mesh_{name}{{"))).unwrap();
+            assert!(line.contains("disk=\"all\"") && line.ends_with(value), "{line}");
+        }
     }
 
     /// What rules and dashboard ask for is what is exported, by these very names.

@@ -57,6 +57,7 @@ fn status(process: ProcessState) -> GuardStatus {
         process,
         commit_gated: false,
         write_probe: if primary { WriteProbe::Ok { age: Millis(100) } } else { WriteProbe::NotApplicable },
+        disks: Vec::new(),
         position: None,
         receiving: (!primary).then_some(Receiving {
             streaming: true,

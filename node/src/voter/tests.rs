@@ -82,6 +82,7 @@ fn status() -> GuardStatus {
         process: ProcessState::Primary,
         commit_gated: false,
         write_probe: WriteProbe::NotApplicable,
+        disks: Vec::new(),
         position: None,
         receiving: None,
         quorum: None,

@@ -211,6 +211,7 @@ impl World {
                 name: server.name.as_ref().map(|(member, epoch)| member.application_name(*epoch)),
             }),
             write_probe: probe,
+            disks: Vec::new(),
             commit_gate: if server.gated { CommitGate::InForce } else { CommitGate::Open },
             quorum: server.sync.standing(),
             downgraded: Vec::new(),

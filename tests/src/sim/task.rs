@@ -423,10 +423,10 @@ impl World {
             let lost = diverged as u64 * 64;
             self.servers[instance].wal.truncate(common);
             if self.rng.chance(800) {
-                Rejoined::Rewound { diverged_bytes: lost, data }
+                Rejoined::Rewound { diverged_bytes: lost, transactions: None, data }
             } else {
                 self.servers[instance].wal.clear();
-                Rejoined::Rebuilt { diverged_bytes: Some(lost), data }
+                Rejoined::Rebuilt { diverged_bytes: Some(lost), transactions: None, data }
             }
         };
         let timeline = self.servers[primary].timeline;

@@ -296,7 +296,9 @@ pub fn outcome(result: Result<Followed, FollowError>, fresh: DataIncarnation) ->
         Ok(followed) => {
             let how = match followed.how {
                 How::Already | How::Continued => Rejoined::Followed,
-                How::Copied { diverged, .. } => Rejoined::Rebuilt { diverged_bytes: diverged, data: fresh },
+                How::Copied { diverged, .. } => {
+                    Rejoined::Rebuilt { diverged_bytes: diverged, transactions: None, data: fresh }
+                }
             };
             return Outcome::Done(Finding::Follows { how });
         }

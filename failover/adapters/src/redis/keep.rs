@@ -9,14 +9,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
-
 use super::fault::{AskError, Fault};
 use super::info::info;
 use super::instance::Instance;
 use super::link::{Link, as_text, command};
 use super::stamp;
-use crate::postgres::durable::{DurableError, off_thread, sync_parent};
+use crate::kept::note::{self, FilesNote};
+use crate::kept::turn;
+use crate::postgres::durable::{DurableError, off_thread};
 
 const POLL: Duration = Duration::from_millis(10);
 
@@ -46,20 +46,6 @@ pub enum KeepError {
     Disk(#[from] DurableError),
 }
 
-/// The note beside the files.
-#[derive(Debug, Serialize)]
-struct Note<'a> {
-    instance: &'a str,
-    replid: &'a str,
-    offset: u64,
-    epoch: Option<u64>,
-    /// Bytes that the new primary does not have; absent when the histories have nothing to do with each other.
-    diverged_bytes: Option<u64>,
-    keys: u64,
-    files: &'a [String],
-    read_with: &'a str,
-}
-
 /// Keeps the files of a held instance. Done before is done: the note is written last.
 ///
 /// # Errors
@@ -71,30 +57,28 @@ pub async fn keep(instance: &Instance, diverged: Option<u64>, deadline: Instant)
     let stamp = stamp::read(&mut link, deadline).await?;
     let names = names(&mut link, deadline).await?;
     let server = &now.replication;
-    let target = instance.settings().keep_dir.join(format!(
-        "{}-{}-{:016}",
-        instance.settings().name,
-        server.replid,
-        server.offset
-    ));
+    let name = FilesNote::directory(&instance.settings().name, server.replid.as_str(), server.offset);
+    let target = instance.settings().keep_dir.join(name);
     let (at, from, instance_name) =
         (target.clone(), instance.data_dir().to_path_buf(), instance.settings().name.clone());
     let (replid, offset, keys) = (server.replid.clone(), server.offset, now.keys);
     let epoch = stamp.map(|stamp| stamp.epoch);
     let copying = off_thread(&target, "keep the diverged files in", deadline, move || {
+        let _turn = turn();
         fs::create_dir_all(&at)?;
         let files = take_all(&from, &at, &names)?;
-        let note = Note {
-            instance: &instance_name,
-            replid: replid.as_str(),
+        let read_with = "redis-server --dir . --dbfilename <the .rdb here> --port 0 --unixsocket ./s; or any reader of RDB and AOF";
+        let note = FilesNote {
+            instance: instance_name,
+            replid: replid.as_str().to_owned(),
             offset,
             epoch,
             diverged_bytes: diverged,
             keys,
-            files: &files,
-            read_with: "redis-server --dir . --dbfilename <the .rdb here> --port 0 --unixsocket ./s; or any reader of RDB and AOF",
+            files: files.clone(),
+            read_with: read_with.to_owned(),
         };
-        write_note(&at, &note)?;
+        note::write(&at, &note)?;
         Ok(files)
     });
     let files = copying.await?;
@@ -174,14 +158,4 @@ fn take(from: &Path, to: &Path) -> io::Result<()> {
         Err(error) => return Err(error),
     }
     File::open(to)?.sync_all()
-}
-
-fn write_note(dir: &Path, note: &Note<'_>) -> io::Result<()> {
-    let text = serde_json::to_vec_pretty(note)?;
-    let fresh = dir.join("note.json.new");
-    fs::write(&fresh, text)?;
-    File::open(&fresh)?.sync_all()?;
-    fs::rename(&fresh, dir.join("note.json"))?;
-    sync_parent(&dir.join("note.json"))?;
-    sync_parent(dir)
 }

@@ -1,6 +1,7 @@
 //! The guard against three willing or unreachable voters, a log that the test writes, and a server that does what the
 //! test says.
 
+mod disks;
 mod leases;
 mod orders;
 mod property;
@@ -94,6 +95,7 @@ impl Rig {
             position: Some(position(100)),
             receiving: None,
             write_probe: WriteProbe::NotApplicable,
+            disks: Vec::new(),
             commit_gate: CommitGate::Open,
             quorum: None,
             downgraded: Vec::new(),

@@ -242,7 +242,11 @@ fn an_interrupted_rejoin_is_done_again_on_data_of_a_new_life() {
     assert!(matches!(rig.task(), Some(Task::Follow(_))), "not started as it is");
     assert_eq!(rig.guard.state().data, DataIncarnation("data-2".into()));
     let data = DataIncarnation("rewound".into());
-    rig.done(TaskResult::Follows(Rejoined::Rewound { diverged_bytes: 9, data: data.clone() }));
+    rig.done(TaskResult::Follows(Rejoined::Rewound {
+        diverged_bytes: 9,
+        transactions: Some(2),
+        data: data.clone(),
+    }));
     assert_eq!(rig.disk.as_ref().unwrap().data, data);
     assert_eq!(rig.disk.as_ref().unwrap().rejoin, None);
 }

@@ -1,5 +1,6 @@
 //! Values to text, and nothing else: no clock, no terminal, no agent. What a person sees is tested by golden files.
 
+mod disk;
 mod headline;
 mod live;
 mod run;

@@ -246,6 +246,14 @@ fn step_ended(look: &Look, run: &Run, step: &Step, outcome: &Outcome, at: Wall) 
     look.labelled(tone, &label, &format!("{}{again}: {result}", step.effect))
 }
 
+/// What only an old primary had.
+fn kept_aside(bytes: u64, transactions: Option<u64>) -> String {
+    let count =
+        |count: u64| text::count(usize::try_from(count).unwrap_or(usize::MAX), "transaction", "transactions");
+    let holds = transactions.map(|all| format!(" ({})", count(all))).unwrap_or_default();
+    format!("{}{holds} only it had were kept aside", text::bytes(bytes))
+}
+
 fn finding(found: &Finding) -> String {
     match found {
         Finding::Nothing => String::new(),
@@ -260,11 +268,11 @@ fn finding(found: &Finding) -> String {
         Finding::Promoted { timeline, at } => format!(", timeline {timeline}, epoch written at {at}"),
         Finding::Follows { how } => match how {
             Rejoined::Followed => ", as it was".to_owned(),
-            Rejoined::Rewound { diverged_bytes, .. } => {
-                format!(", rewound; {} only it had were kept aside", text::bytes(*diverged_bytes))
+            Rejoined::Rewound { diverged_bytes, transactions, .. } => {
+                format!(", rewound; {}", kept_aside(*diverged_bytes, *transactions))
             }
-            Rejoined::Rebuilt { diverged_bytes: Some(bytes @ 1..), .. } => {
-                format!(", rebuilt; {} only it had were kept aside", text::bytes(*bytes))
+            Rejoined::Rebuilt { diverged_bytes: Some(bytes @ 1..), transactions, .. } => {
+                format!(", rebuilt; {}", kept_aside(*bytes, *transactions))
             }
             Rejoined::Rebuilt { .. } => ", rebuilt".to_owned(),
         },

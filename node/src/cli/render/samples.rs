@@ -61,6 +61,7 @@ fn guard(name: &str, process: ProcessState) -> GuardStatus {
         process,
         commit_gated: false,
         write_probe: if primary { WriteProbe::Ok { age: Millis(80) } } else { WriteProbe::NotApplicable },
+        disks: Vec::new(),
         position: Some(position),
         receiving: (!primary).then(|| Receiving {
             streaming: true,

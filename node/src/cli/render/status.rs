@@ -10,6 +10,7 @@ use mesh_proto::operator::{GroupStatus, InstanceStatus, NodeView, RouteStatus, S
 use mesh_proto::spec::Open;
 use mesh_proto::{InstanceName, Millis, NodeId};
 
+use super::disk;
 use super::headline::{self, Level};
 use super::table::Table;
 use super::text::{self, Look, Tone};
@@ -104,7 +105,8 @@ fn of_group(group: &GroupStatus, detail: Detail, look: &Look) -> String {
         table.row(instance_row(group, instance));
     }
     out.push_str(&table.text(look, 2));
-    let mut said: Vec<_> = group.instances.iter().flat_map(notes).collect();
+    let mut said: Vec<_> =
+        group.instances.iter().flat_map(|instance| notes(instance, group.timing.hang_after)).collect();
     // What is wrong stands before what goes on.
     said.sort_by_key(|(tone, ..)| *tone != Tone::Bad);
     for (tone, instance, note) in said {
@@ -293,11 +295,12 @@ fn odd(sighting: &Sighting) -> Option<&'static str> {
 }
 
 /// What is worth saying of an instance besides its row.
-fn notes(instance: &InstanceStatus) -> Vec<(Tone, &InstanceName, String)> {
+fn notes(instance: &InstanceStatus, hang_after: Millis) -> Vec<(Tone, &InstanceName, String)> {
     let name = &instance.name;
     let mut notes = Vec::new();
     if let Some((guard, age)) = &instance.guard {
         notes.extend(guard.trouble.iter().map(|trouble| (Tone::Bad, name, trouble.clone())));
+        notes.extend(disk::notes(guard, hang_after).into_iter().map(|(tone, says)| (tone, name, says)));
         notes.extend(guard.busy.iter().map(|busy| (Tone::Dim, name, busy.clone())));
         if *age >= OLD {
             notes.push((Tone::Warn, name, format!("its guard was last heard {} ago", text::length(*age))));

@@ -165,6 +165,7 @@ impl Sight {
                 name: g.name.clone(),
             }),
             write_probe,
+            disks: self.server.disks.standing(Instant::now()),
             commit_gate: self.server.gate(),
             quorum: self
                 .server

@@ -192,6 +192,7 @@ impl Sight {
                 name: None,
             }),
             write_probe,
+            disks: self.server.disks.standing(Instant::now()),
             commit_gate: self.server.gate(),
             quorum: None,
             downgraded: self.server.downgraded(),

@@ -144,7 +144,11 @@ async fn try_to_follow(
                 How::Already | How::Continued => Rejoined::Followed,
                 How::Copied { diverged, .. } => {
                     let fresh = unique("d", DATA_BYTES).map_err(|error| (failed(error), false))?;
-                    Rejoined::Rebuilt { diverged_bytes: diverged, data: DataIncarnation(fresh) }
+                    Rejoined::Rebuilt {
+                        diverged_bytes: diverged,
+                        transactions: None,
+                        data: DataIncarnation(fresh),
+                    }
                 }
             }))
         }

@@ -4,31 +4,16 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
-
-use mesh_proto::Lsn;
-use serde::Serialize;
+use std::time::{Instant, SystemTime};
 
 use super::decide::Range;
 use super::own::Own;
 use super::{Diverged, RejoinError};
-use crate::postgres::durable::{off_thread, sync_parent};
+use crate::kept::note::{self, LogNote, NOTE, Note};
+use crate::kept::turn;
+use crate::postgres::durable::off_thread;
 use crate::postgres::instance::Instance;
-use crate::postgres::wal::WalReader;
-
-/// The note beside the segments.
-#[derive(Debug, Serialize)]
-struct Note<'a> {
-    instance: &'a str,
-    system_identifier: u64,
-    timeline: u32,
-    from: Lsn,
-    to: Lsn,
-    bytes: u64,
-    segments: &'a [String],
-    missing: &'a [String],
-    read_with: String,
-}
+use crate::postgres::wal::{RecordKind, WalReader};
 
 /// Copies the segments. Done before is done: the note is written last.
 pub(super) async fn keep(
@@ -37,25 +22,49 @@ pub(super) async fn keep(
     range: Range,
     deadline: Instant,
 ) -> Result<Diverged, RejoinError> {
-    let name = format!(
-        "{}-{}-{:016X}-{:016X}",
-        own.control.system_identifier, own.history.timeline, range.from.0, range.to.0
-    );
+    let name = LogNote::directory(own.control.system_identifier, own.history.timeline, range.from, range.to);
     let target = instance.settings().keep_dir.join(name);
     let bytes = range.to.bytes_since(range.from);
-    let diverged = Diverged { bytes, from: range.from, to: range.to, kept_at: target.clone() };
     let (job_instance, job_own) = (instance.clone(), own.clone());
     let at = target.clone();
     let done = off_thread(&target, "keep the diverged log in", deadline, move || {
-        if at.join("note.json").exists() { Ok(()) } else { copy(&job_instance, &job_own, range, &at) }
+        let _turn = turn();
+        again(&at).and_then(|kept| kept.map_or_else(|| copy(&job_instance, &job_own, range, &at), Ok))
     });
-    done.await.map_err(RejoinError::Keep)?;
-    Ok(diverged)
+    let transactions = done.await.map_err(RejoinError::Keep)?;
+    Ok(Diverged { bytes, transactions, from: range.from, to: range.to, kept_at: target })
 }
 
-fn copy(instance: &Instance, own: &Own, range: Range, target: &Path) -> io::Result<()> {
+/// Whether it was kept before, and how many transactions were in it then. Its age begins anew: what a rejoin needs now is not
+/// removed as too old meanwhile.
+fn again(target: &Path) -> io::Result<Option<Option<u64>>> {
+    let Some(note) = Note::read(target).map_err(io::Error::other)? else { return Ok(None) };
+    File::open(target.join(NOTE))?.set_modified(SystemTime::now())?;
+    Ok(Some(match note {
+        Note::Log(note) => note.transactions,
+        Note::Files(_) => None,
+    }))
+}
+
+/// How many transactions became durable in the range; unknown where it cannot be read record by record to its end.
+fn transactions(reader: &mut WalReader, range: Range) -> Option<u64> {
+    let mut count = 0;
+    let scanned = reader.scan(range.from, |record| {
+        count += u64::from(record.kind == RecordKind::Commit && record.end <= range.to);
+    });
+    match scanned {
+        Ok((Some(last), _)) if last.end >= range.to => Some(count),
+        Ok(_) => None,
+        Err(error) => {
+            tracing::warn!(%error, "how many transactions are in the diverged log is not known");
+            None
+        }
+    }
+}
+
+fn copy(instance: &Instance, own: &Own, range: Range, target: &Path) -> io::Result<Option<u64>> {
     fs::create_dir_all(target)?;
-    let reader = WalReader::new(instance.data_dir(), &own.control);
+    let mut reader = WalReader::new(instance.data_dir(), &own.control);
     let (first, last) = (reader.segment_of(range.from), reader.segment_of(range.to));
     enough_room(target, (last - first + 1) * own.control.wal_segment_size)?;
     let (mut segments, mut missing) = (Vec::new(), Vec::new());
@@ -65,24 +74,21 @@ fn copy(instance: &Instance, own: &Own, range: Range, target: &Path) -> io::Resu
             None => missing.push(reader.segment_name(own.history.timeline, segment)),
         }
     }
-    let note = Note {
-        instance: &instance.settings().name,
+    let transactions = transactions(&mut reader, range);
+    let note = LogNote {
+        instance: instance.settings().name.clone(),
         system_identifier: own.control.system_identifier,
         timeline: own.history.timeline,
         from: range.from,
         to: range.to,
         bytes: range.to.bytes_since(range.from),
-        segments: &segments,
-        missing: &missing,
+        transactions,
+        segments,
+        missing,
         read_with: format!("pg_waldump -p . -t {} -s {} -e {}", own.history.timeline, range.from, range.to),
     };
-    let text = serde_json::to_vec_pretty(&note)?;
-    let fresh = target.join("note.json.new");
-    fs::write(&fresh, text)?;
-    File::open(&fresh)?.sync_all()?;
-    fs::rename(&fresh, target.join("note.json"))?;
-    sync_parent(&target.join("note.json"))?;
-    sync_parent(target)
+    note::write(target, &note)?;
+    Ok(transactions)
 }
 
 /// A segment may exist on the end's timeline or on the one it branched from.

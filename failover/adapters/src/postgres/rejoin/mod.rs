@@ -84,6 +84,9 @@ pub enum RejoinProgress {
 pub struct Diverged {
     /// How much.
     pub bytes: u64,
+    /// How many transactions; `None` when they could not be counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transactions: Option<u64>,
     /// From the fork.
     pub from: Lsn,
     /// To the end.
@@ -171,7 +174,9 @@ pub enum RejoinError {
         because: String,
     },
     /// The diverged log could not be kept, so nothing was undone.
-    #[error("the diverged log could not be kept, so nothing was undone; make room in `keep_dir`")]
+    #[error(
+        "the diverged log could not be kept, so nothing was undone; make room in `keep_dir`, or move away what cannot be used there"
+    )]
     Keep(#[source] DurableError),
     /// No room for a copy.
     #[error("there is no room for a copy of the new primary beside the data directory")]
