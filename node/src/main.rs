@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Command::Agent(args) => programs::agent(&common, &args),
         Command::Guard(args) => programs::guard(&Output::of_process(common.json), &args),
         Command::Leash(args) => programs::leash(&args),
+        Command::DiskProbe(args) => programs::disk_probe(&args),
         Command::Doctor(args) => doctor::run(&common, &args),
         Command::Ca(command) => local::authority(&common, &command),
         Command::Papers(args) => programs::papers(&Output::of_process(common.json), &args),

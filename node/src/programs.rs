@@ -3,7 +3,7 @@
 
 use std::process::ExitCode;
 
-use crate::cli::args::{AgentArgs, AgentCommand, Common, GuardArgs, LeashArgs, PapersArgs};
+use crate::cli::args::{AgentArgs, AgentCommand, Common, DiskProbeArgs, GuardArgs, LeashArgs, PapersArgs};
 use crate::cli::local;
 use crate::cli::output::Output;
 use crate::cli::{Exit, Failure, with_causes};
@@ -73,6 +73,17 @@ pub fn guard(output: &Output, args: &GuardArgs) -> ExitCode {
 #[must_use]
 pub fn leash(args: &LeashArgs) -> ExitCode {
     leash::run(&args.words)
+}
+
+/// `mesh disk-probe`
+#[must_use]
+pub fn disk_probe(args: &DiskProbeArgs) -> ExitCode {
+    let guard = rustix::process::Pid::from_raw(args.guard);
+    match args.probe.run(guard, &mut std::io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Nobody is left who could be told why.
+        Err(_) => ExitCode::FAILURE,
+    }
 }
 
 fn serve<E: std::error::Error>(output: &Output, program: impl Future<Output = Result<(), E>>) -> ExitCode {

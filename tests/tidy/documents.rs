@@ -7,7 +7,7 @@ use mesh_proto::run::StuckCause;
 use super::{files, read, root, short};
 
 /// States beside being stuck that an operator meets at night, and works of the day; each has a page.
-const STATES: [\&str; 12] = [
+const STATES: [&str; 12] = [
     "blind",
     "down-and-no-candidate",
     "isolated",

@@ -63,6 +63,9 @@ pub enum Command {
     /// Started by the guard around a server process.
     #[command(hide = true)]
     Leash(LeashArgs),
+    /// Started by the guard for each disk.
+    #[command(hide = true)]
+    DiskProbe(DiskProbeArgs),
     /// What of this host would make a failover fail, or a promise weaker; needs no mesh, changes nothing
     Doctor(super::doctor::DoctorArgs),
     /// Make the keys that agents and guards know each other by
@@ -435,6 +438,17 @@ pub struct LeashArgs {
     /// Words of the guard
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub words: Vec<OsString>,
+}
+
+/// `mesh disk-probe`: started by the guard.
+#[derive(Debug, Clone, Args)]
+pub struct DiskProbeArgs {
+    /// The guard's process number
+    #[arg(long)]
+    pub guard: i32,
+    /// What to look at
+    #[command(flatten)]
+    pub probe: crate::guard::Probe,
 }
 
 /// `mesh ca`

@@ -28,6 +28,8 @@ mod service;
 pub mod settings;
 mod voters;
 
+pub use disks::Probe;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -156,7 +158,7 @@ async fn guard(
     let (inputs, inbox) = channel();
     let (asks, asked) = tokio::sync::mpsc::channel(voters::QUEUE);
     let server = Server::new(engine, dir.shares_disk());
-    server.disks.start().map_err(host("start the threads that look at the disks"))?;
+    server.disks.start().map_err(host("look at the disks"))?;
     kept::start(Arc::clone(&server), pruner(config, section, &server))
         .map_err(host("start the thread that prunes kept evidence"))?;
     let parts = Parts {

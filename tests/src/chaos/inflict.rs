@@ -52,11 +52,11 @@ impl Inflicted {
             }
             Fault::AgentKill => kill(&mut cluster.nodes[node].agent).await?,
             Fault::AgentStop => stop(&mut cluster.nodes[node].agent)?,
-            Fault::GuardKill => self.kill_guard(cluster, node).await?,
+            Fault::GuardKill => kill(&mut cluster.nodes[node].guard).await?,
             Fault::GuardStop => stop(&mut cluster.nodes[node].guard)?,
             Fault::AgentAndGuardKill => {
                 kill(&mut cluster.nodes[node].agent).await?;
-                self.kill_guard(cluster, node).await?;
+                kill(&mut cluster.nodes[node].guard).await?;
             }
             Fault::AgentAndGuardStop => {
                 stop(&mut cluster.nodes[node].agent)?;
@@ -141,12 +141,6 @@ impl Inflicted {
     /// The disk of a node, unless it hangs: who touches it then waits as well.
     fn sound_disk<'a>(&self, cluster: &'a Cluster, node: usize) -> Option<&'a Disk> {
         cluster.servers[node].disk.as_ref().filter(|_| !self.hung.contains(&node))
-    }
-
-    /// A thread of a guard that looks at its disk waits while that hangs, and a process ends with its last thread.
-    async fn kill_guard(&mut self, cluster: &mut Cluster, node: usize) -> Result<()> {
-        self.disks_go_on(cluster, |at| at == node).await?;
-        kill(&mut cluster.nodes[node].guard).await
     }
 
     async fn disks_go_on(&mut self, cluster: &Cluster, which: impl Fn(usize) -> bool) -> Result<()> {
