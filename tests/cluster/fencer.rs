@@ -7,11 +7,11 @@ use mesh_proto::lease::Proof;
 use mesh_proto::run::{Phase, Run, StuckCause};
 use mesh_tests::lab::cluster::{Cluster, EAST, WITNESS};
 use mesh_tests::lab::haproxy::Follows;
-use mesh_tests::lab::process::{Said, lives};
+use mesh_tests::lab::process::lives;
 use mesh_tests::lab::wait::{Look, until};
 use rustix::process::Signal;
 
-use crate::support::{flowing, newest_run, turn, wanted};
+use crate::support::{ask, flowing, has, newest_run, turn, wanted};
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -74,16 +74,6 @@ fn suspend(cluster: &mut Cluster, dir: &std::path::Path) -> Vec<u32> {
     host
 }
 
-async fn ask(cluster: &Cluster, args: &[&str]) -> Said {
-    cluster.nodes[WITNESS].ask(&cluster.mesh, args).await.unwrap()
-}
-
-fn has(text: &str, words: &[&str]) {
-    for word in words {
-        assert!(text.contains(word), "{word:?} is not in:\n{text}");
-    }
-}
-
 async fn stuck(cluster: &Cluster) -> Run {
     let run = until("the run says that it cannot go on", LIMIT, || async {
         let run = cluster.group().await?.run;
@@ -136,6 +126,10 @@ async fn where_a_fencer_is_required_and_fails_nobody_is_promoted_until_a_person_
     assert!(!cluster.servers[1].is_primary().await.unwrap(), "promoted by the end of the lease alone");
     let said = ask(&cluster, &["status"]).await.out;
     has(&said, &["STUCK", "mend its fencer", "mesh failover --force", "fencer-failed"]);
+    // To accept a loss is not to do without the fencer.
+    let said = ask(&cluster, &["failover", "--accept-loss", "--yes", "--reason", "urgent"]).await;
+    assert_ne!(said.code, 0, "{}", said.text());
+    has(&said.text(), &["without fencer bmc", "--accept-loss --force"]);
     // A person says that it is off, and lets the end of the lease do.
     let said = ask(&cluster, &["failover", "--force", "--yes", "--reason", "unplugged it"]).await;
     assert_eq!(said.code, 0, "{}", said.text());

@@ -10,10 +10,10 @@ use mesh_proto::spec::Work;
 use mesh_tests::lab::cluster::{Also, Cluster, DR, EAST, WITNESS, Wanted};
 use mesh_tests::lab::haproxy::Follows;
 use mesh_tests::lab::mesh::CACHE;
-use mesh_tests::lab::process::{Said, command, lives, must};
+use mesh_tests::lab::process::{command, lives, must};
 use mesh_tests::lab::wait::{Look, until};
 
-use crate::support::{flowing, turn, wanted};
+use crate::support::{ask, flowing, has, turn, wanted};
 
 const LIMIT: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(10);
@@ -136,16 +136,6 @@ fn detail(run: &Run, name: &str) -> String {
 
 fn done(run: &Run, name: &str) -> bool {
     step(run, name).is_some_and(|step| matches!(step.outcome, Some(Outcome::Done(Finding::Ran { .. }))))
-}
-
-async fn ask(cluster: &Cluster, args: &[&str]) -> Said {
-    cluster.nodes[WITNESS].ask(&cluster.mesh, args).await.unwrap()
-}
-
-fn has(text: &str, words: &[&str]) {
-    for word in words {
-        assert!(text.contains(word), "{word:?} is not in:\n{text}");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

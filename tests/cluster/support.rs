@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use mesh_tests::lab::cluster::{Cluster, Wanted};
+use mesh_tests::lab::cluster::{Cluster, WITNESS, Wanted};
 use mesh_tests::lab::haproxy::Follows;
 use mesh_tests::lab::host::Terrain;
+use mesh_tests::lab::process::Said;
 use mesh_tests::lab::writer::Writer;
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -43,4 +44,16 @@ pub async fn newest_run(cluster: &Cluster) -> Option<u64> {
 /// Waits until a client's rows are acknowledged.
 pub async fn flowing(writer: &Writer) {
     writer.flows(50, Duration::from_secs(30)).await.unwrap();
+}
+
+/// What the witness's agent says to a command of mesh, whatever that is.
+pub async fn ask(cluster: &Cluster, args: &[&str]) -> Said {
+    cluster.nodes[WITNESS].ask(&cluster.mesh, args).await.unwrap()
+}
+
+/// A text that an operator reads names each of these.
+pub fn has(text: &str, words: &[&str]) {
+    for word in words {
+        assert!(text.contains(word), "{word:?} is not in:\n{text}");
+    }
 }

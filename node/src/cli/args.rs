@@ -216,7 +216,7 @@ pub struct FailoverArgs {
     /// Where to.
     #[command(flatten)]
     pub target: TargetArgs,
-    /// Waive verdict, hold-down and lag limit (never the fencing of the old primary); needs --reason
+    /// Waive verdict, hold-down, lag limit and a required fencer (never the end of the old lease); needs --reason
     #[arg(long, requires = "reason")]
     pub force: bool,
     /// In a zero-loss group: go on although acknowledged writes may be lost; needs --reason

@@ -2,6 +2,7 @@
 
 use mesh_failover::coordinator::Request;
 use mesh_failover::errands;
+use mesh_failover::fencers;
 use mesh_failover::plan::{self, Wish, holds};
 use mesh_failover::quorum;
 use mesh_failover::state::{Group, wants_a_primary};
@@ -36,6 +37,7 @@ struct Considered {
 impl Asked {
     pub(super) async fn failover(&self, actor: Actor, ask: FailoverAsk) -> Reply {
         let name = self.group(ask.group.as_ref())?;
+        self.keeps_its_fencer(&name, &ask)?;
         if let Some(run) = self
             .going_on(&name)
             .filter(|run| (ask.force || ask.accept_loss) && !ask.dry_run && wants_a_primary(run))
@@ -85,6 +87,25 @@ impl Asked {
                 Some(_) | None => tokio::time::sleep(LOOK).await,
             }
         }
+    }
+
+    /// Accepting a loss says nothing of the old primary's host: whoever would do without a required fencer too says both.
+    fn keeps_its_fencer(&self, name: &GroupName, ask: &FailoverAsk) -> Result<(), Refusal> {
+        if !ask.accept_loss || ask.force || ask.dry_run {
+            return Ok(());
+        }
+        let required = self.driver.consensus.read(|machine| {
+            let group = machine.state().groups.get(name)?;
+            let ending = group.active_run().map(|run| &run.ending_instance);
+            let old = ending.or(group.primary.as_ref().map(|primary| &primary.instance))?;
+            fencers::of(&group.spec, old).find(|fencer| fencer.required).map(|fencer| fencer.name.clone())
+        });
+        let Some(fencer) = required else { return Ok(()) };
+        Err(Refusal::new(
+            RefusalCode::Conflict,
+            format!("this would also do without fencer {fencer}, which the group requires"),
+            "mend it, or turn the host off by hand; to do without it as well, say both: --accept-loss --force",
+        ))
     }
 
     fn going_on(&self, name: &GroupName) -> Option<Run> {
