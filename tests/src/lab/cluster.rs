@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
+use mesh_proto::RunId;
 use mesh_proto::audit::AuditRecord;
 use mesh_proto::operator::StatusView;
 use mesh_proto::run::{Phase, Run};
@@ -280,6 +281,23 @@ impl Cluster {
             let run = self.group().await?.run.filter(|run| after.is_none_or(|after| run.id.0 > after));
             Ok(match run {
                 Some(run) if run.phase == Phase::Done => Look::There(run),
+                Some(run) => Look::NotYet(format!("run {} is {}", run.id, run.phase)),
+                None => Look::NotYet("no run yet".to_owned()),
+            })
+        })
+        .await;
+        self.explained(waited).await
+    }
+
+    /// Waits until a run newer than `after` is at rest: it ended well, or was given up.
+    ///
+    /// # Errors
+    /// When that is not so in time; with status and logs.
+    pub async fn until_run_at_rest(&self, after: RunId, limit: Duration) -> Result<Run> {
+        let waited = until("a run is at rest", limit, || async {
+            let run = self.group().await?.run.filter(|run| run.id > after);
+            Ok(match run {
+                Some(run) if matches!(run.phase, Phase::Done | Phase::Aborted) => Look::There(run),
                 Some(run) => Look::NotYet(format!("run {} is {}", run.id, run.phase)),
                 None => Look::NotYet("no run yet".to_owned()),
             })
