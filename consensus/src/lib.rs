@@ -35,7 +35,9 @@ pub use members::Members;
 pub use network::{DialError, Dialer, PeerCheck, RaftService, Service, tune};
 pub use options::{Options, OptionsError, Timings};
 pub use standing::{Role, Standing};
-pub use store::{Corrupt, StoreError, create_store, read_identity};
+pub use store::{
+    Beginning, Corrupt, SalvageError, Salvaged, StoreError, begin_store, create_store, read_identity, salvage,
+};
 pub use types::{EntryId, Identity, Machine, MachineError, Member, NodeId};
 
 #[cfg(test)]

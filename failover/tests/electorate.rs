@@ -46,6 +46,7 @@ impl Log {
             data: mesh_proto::DataIncarnation("d".to_owned()),
             guard: GuardIncarnation("g-a".to_owned()),
             system_id: 7,
+            reason: None,
         });
         log
     }

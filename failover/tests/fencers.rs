@@ -62,6 +62,7 @@ fn fencing(required: bool) -> Log {
         data: DataIncarnation("d-old".to_owned()),
         guard: GuardIncarnation("g-old".to_owned()),
         system_id: 7,
+        reason: None,
     });
     log.index = RUN.0 - 1;
     let plan = Plan {

@@ -70,6 +70,7 @@ fn founded() -> MeshState {
             data: DataIncarnation("d-old".to_owned()),
             guard: GuardIncarnation("g-old".to_owned()),
             system_id: 7,
+            reason: None,
         },
     ];
     for (index, command) in (1..).zip(commands) {

@@ -46,6 +46,7 @@ impl Log {
             data: member("pg-a").data,
             guard: GuardIncarnation("g-a".to_owned()),
             system_id: 7,
+            reason: None,
         });
         log
     }

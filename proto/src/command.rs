@@ -40,6 +40,16 @@ pub enum Command {
         /// The members.
         members: Vec<MemberRecord>,
     },
+    /// The mesh was begun anew by a survivor of a majority that is gone for good. Never through the log: the record of it, in
+    /// the audit that the new mesh begins with.
+    MeshRecovered {
+        /// The new mesh.
+        mesh: MeshId,
+        /// The voters that are gone.
+        lost: BTreeSet<AgentName>,
+        /// Why.
+        reason: String,
+    },
     /// An agent joins. Members that join later do not belong to the lease electorate.
     MemberAdded {
         /// The member.
@@ -76,7 +86,8 @@ pub enum Command {
         /// The spec.
         spec: GroupSpec,
     },
-    /// The first epoch: this instance is the primary (PROTOCOL, Birth). Refused if the group has an epoch.
+    /// The first epoch: this instance is the primary (PROTOCOL, Birth). Refused if the group has an epoch, unless the mesh
+    /// was recovered since.
     Founded {
         /// The group.
         group: GroupName,
@@ -88,6 +99,9 @@ pub enum Command {
         guard: GuardIncarnation,
         /// PostgreSQL's system identifier: every instance of the group must have it.
         system_id: u64,
+        /// Why this one, where the mesh was recovered and no log says who it must be.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
     },
     /// The current primary gets a lease anew, without a change of primary.
     LeaseGranted {

@@ -38,6 +38,9 @@ pub enum Ask {
         group: GroupName,
         /// The instance.
         instance: InstanceName,
+        /// After a recovery of the mesh: why acknowledged writes may be lost.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        accept_loss: Option<String>,
     },
     /// Plan or start a run.
     Failover(FailoverAsk),

@@ -15,6 +15,7 @@ mod fencer;
 mod ground;
 mod live;
 mod network;
+mod recovery;
 mod redis;
 mod refusals;
 mod routes;

@@ -18,7 +18,7 @@ pub fn create_store(path: &Path, node: NodeId, mesh: &str) -> Result<Identity, S
 
 pub(super) fn create(medium: &dyn Medium, node: NodeId, mesh: &str) -> Result<Identity, StoreError> {
     let identity = Identity { node, incarnation: draw()?, mesh: mesh.to_owned() };
-    load::create(medium, &identity)?;
+    load::create(medium, &identity, &load::Records::nothing())?;
     Ok(identity)
 }
 
@@ -41,7 +41,7 @@ pub(super) fn check(found: &Identity, node: NodeId, mesh: &str) -> Result<(), St
 }
 
 /// A random number that is not 0, which means "not known" in messages.
-fn draw() -> Result<u64, StoreError> {
+pub(super) fn draw() -> Result<u64, StoreError> {
     let path = Path::new("/dev/urandom");
     let mut bytes = [0; 8];
     File::open(path)

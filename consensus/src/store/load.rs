@@ -13,7 +13,6 @@ use redb::{Database, DatabaseError, Durability, ReadOnlyTable, ReadableDatabase,
 
 use super::codec::{self, Corrupt, Kind};
 use super::medium::{Block, Medium, Region, read_mark, write_mark};
-use super::writer::position;
 use super::{CACHE_BYTES, LOG, META, State, StoreError};
 use crate::types::{Entry, Identity, LogId};
 use crate::wire;
@@ -26,8 +25,27 @@ pub(super) struct Opened {
     pub(super) state: State,
 }
 
-/// Writes a new store: an identity, and the explicit statement that there is nothing else yet.
-pub(super) fn create(medium: &dyn Medium, identity: &Identity) -> Result<(), StoreError> {
+/// What a new store says beside whose it is.
+pub(super) struct Records {
+    pub(super) ballot: Option<pb::Ballot>,
+    pub(super) position: [(&'static str, Vec<u8>); 3],
+    pub(super) snapshot: Vec<u8>,
+}
+
+impl Records {
+    /// The explicit statement that there is nothing yet.
+    pub(super) fn nothing() -> Self {
+        let snapshot = pb::SnapshotRecord { meta: None, data: Vec::new() };
+        Self {
+            ballot: None,
+            position: super::salvage::position_records(None),
+            snapshot: codec::encode(Kind::Snapshot, &snapshot),
+        }
+    }
+}
+
+/// Writes a new store: an identity, and what it begins with.
+pub(super) fn create(medium: &dyn Medium, identity: &Identity, begins: &Records) -> Result<(), StoreError> {
     let block = medium.create()?;
     let database = database(&block)?;
     let record = pb::IdentityRecord {
@@ -35,15 +53,14 @@ pub(super) fn create(medium: &dyn Medium, identity: &Identity) -> Result<(), Sto
         incarnation: identity.incarnation,
         mesh: identity.mesh.clone(),
     };
-    let records = [
+    let ballot = pb::BallotRecord { ballot: begins.ballot };
+    let mut records = vec![
         ("identity", codec::encode(Kind::Identity, &record)),
-        ("ballot", codec::encode(Kind::Ballot, &pb::BallotRecord { ballot: None })),
-        ("committed", position(Kind::Committed, None)),
-        ("purged", position(Kind::Purged, None)),
-        ("tail", position(Kind::Tail, None)),
-        ("snapshot", codec::encode(Kind::Snapshot, &pb::SnapshotRecord { meta: None, data: Vec::new() })),
+        ("ballot", codec::encode(Kind::Ballot, &ballot)),
+        ("snapshot", begins.snapshot.clone()),
         ("sequence", codec::frame(Kind::Sequence, &1_u64.to_le_bytes())),
     ];
+    records.extend(begins.position.iter().cloned());
     write_records(&database, &records).map_err(refused)?;
     drop(database);
     let io = |source| StoreError::Io { doing: "write the mark of the store", source };

@@ -9,6 +9,7 @@ mod identity;
 mod load;
 mod log;
 mod medium;
+mod salvage;
 mod snapshot;
 mod writer;
 
@@ -22,6 +23,7 @@ use redb::TableDefinition;
 pub use codec::Corrupt;
 pub use identity::{create_store, read_identity};
 pub(crate) use medium::{FileMedium, Medium};
+pub use salvage::{Beginning, SalvageError, Salvaged, begin_store, salvage};
 
 use crate::types::{Ballot, Entry, Identity, LogId, Snapshot};
 use writer::{Done, Write, Writer};

@@ -6,6 +6,7 @@ mod kill;
 mod latency;
 mod leaders;
 mod messages;
+mod salvage;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -27,6 +28,8 @@ use crate::{
 };
 
 pub(crate) const MESH: &str = "test-mesh";
+/// What becomes of it when its majority is gone.
+pub(crate) const RECOVERED: &str = "test-mesh-r1";
 /// Calm enough for a machine that is busy with other things.
 pub(crate) const CALM: Timings = Timings {
     heartbeat: Duration::from_millis(100),
@@ -153,6 +156,7 @@ async fn copy(
 
 /// One voter: a store, a port, and a running agreement unless it is stopped.
 pub(crate) struct Node {
+    pub(crate) mesh: &'static str,
     pub(crate) id: NodeId,
     pub(crate) path: PathBuf,
     pub(crate) port: u16,
@@ -174,6 +178,8 @@ pub(crate) struct World {
     pub(crate) nodes: BTreeMap<NodeId, Node>,
     roads: Arc<tokio::sync::Mutex<BTreeMap<(NodeId, NodeId), Road>>>,
     timings: Timings,
+    /// Which mesh new nodes are of.
+    pub(crate) mesh: &'static str,
     /// Without roads, for measurements.
     direct: bool,
     pub(crate) tweak: fn(&mut Options),
@@ -191,7 +197,15 @@ impl World {
             .with_test_writer()
             .try_init();
         let dir = tempfile::Builder::new().prefix("mesh-consensus-").tempdir().unwrap();
-        Self { dir, nodes: BTreeMap::new(), roads: Arc::default(), timings, direct: false, tweak: |_| {} }
+        Self {
+            dir,
+            nodes: BTreeMap::new(),
+            roads: Arc::default(),
+            timings,
+            mesh: MESH,
+            direct: false,
+            tweak: |_| {},
+        }
     }
 
     /// Voters 1 to `count`, formed and led.
@@ -229,13 +243,22 @@ impl World {
     pub(crate) async fn add(&mut self, id: NodeId) {
         let (listener, port) = listen().await;
         let path = self.dir.path().join(format!("{id}.store"));
-        let identity = create_store(&path, id, MESH).unwrap();
+        let identity = create_store(&path, id, self.mesh).unwrap();
         let member = Member {
             address: format!("127.0.0.1:{port}"),
             name: format!("node-{id}"),
             incarnation: identity.incarnation,
         };
-        let node = Node { id, path, port, member, listener: Some(listener), consensus: None, server: None };
+        let node = Node {
+            id,
+            mesh: self.mesh,
+            path,
+            port,
+            member,
+            listener: Some(listener),
+            consensus: None,
+            server: None,
+        };
         {
             let mut roads = self.roads.lock().await;
             for other in self.nodes.values().filter(|_| !self.direct) {
@@ -248,7 +271,7 @@ impl World {
     }
 
     pub(crate) fn options(&self, id: NodeId) -> Options {
-        let mut options = Options::new(&self.nodes[&id].path, id, MESH, anyone());
+        let mut options = Options::new(&self.nodes[&id].path, id, self.nodes[&id].mesh, anyone());
         options.timings = self.timings;
         (self.tweak)(&mut options);
         options

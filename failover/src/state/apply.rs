@@ -55,13 +55,18 @@ impl MeshState {
     fn take(&mut self, stamp: Stamp, command: &Command) -> Result<(), Refused> {
         match command {
             Command::MeshFormed { mesh, members } => self.form(mesh, members),
+            // What committed it would have had the majority that a recovery does without.
+            Command::MeshRecovered { .. } => Err(Refused::Forbidden(
+                "a mesh is recovered with `mesh quorum-recover` on a stopped agent, never through its log"
+                    .to_owned(),
+            )),
             Command::MemberAdded { member } => self.add_member(member),
             Command::MemberRemoved { agent } => self.remove_member(agent),
             Command::ElectorateChanging { replaces, members } => self.change_electorate(*replaces, members),
             Command::ElectorateChanged { replaces, waited } => self.end_electorate_change(*replaces, *waited),
             Command::ElectorateKept { replaces } => self.keep_electorate(*replaces),
             Command::SpecApplied { replaces, spec } => self.apply_spec(stamp, *replaces, spec),
-            Command::Founded { group, instance, data, guard, system_id } => {
+            Command::Founded { group, instance, data, guard, system_id, reason: _ } => {
                 self.group_mut(group)?.found(stamp, instance, data, guard, *system_id)
             }
             Command::LeaseGranted { group, instance, replaces, data, guard, proof, reason: _ } => {
@@ -150,7 +155,7 @@ impl MeshState {
         self.groups.get_mut(name).ok_or_else(|| unknown("group", name.as_str()))
     }
 
-    fn record(
+    pub(super) fn record(
         &mut self,
         index: u64,
         entry: &Entry,
@@ -191,6 +196,7 @@ pub(crate) fn compare<T: PartialEq + ToString>(what: &str, expected: &T, found: 
 fn about(command: &Command, index: u64) -> (Option<GroupName>, Option<RunId>) {
     match command {
         Command::MeshFormed { .. }
+        | Command::MeshRecovered { .. }
         | Command::MemberAdded { .. }
         | Command::MemberRemoved { .. }
         | Command::ElectorateChanging { .. }

@@ -19,6 +19,7 @@ impl Group {
     fn check(&self) -> Result<(), String> {
         match (&self.primary, self.epoch.0) {
             (None, 0) => {}
+            (None, _) if self.recovered.is_some() => {}
             (None, _) => return Err("an epoch without a primary".to_owned()),
             (Some(_), 0) => return Err("a primary without an epoch".to_owned()),
             (Some(primary), _) => {

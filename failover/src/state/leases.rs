@@ -13,7 +13,8 @@ use crate::fencers;
 use crate::quorum::asked;
 
 impl Group {
-    /// PROTOCOL, Birth: a compare-and-set on "no epoch yet".
+    /// PROTOCOL, Birth: a compare-and-set on "no epoch yet"; after a recovery of the mesh on "no primary", in an epoch beyond
+    /// every one that the lost voters may have begun.
     pub(super) fn found(
         &mut self,
         stamp: Stamp,
@@ -22,9 +23,16 @@ impl Group {
         guard: &GuardIncarnation,
         system_id: u64,
     ) -> Result<(), Refused> {
-        compare("the epoch", &Epoch(0), &self.epoch)?;
+        if self.recovered.is_none() {
+            compare("the epoch", &Epoch(0), &self.epoch)?;
+        } else if let Some(primary) = &self.primary {
+            return Err(conflict("the primary", "none", &primary.instance));
+        }
         self.instance(instance).ok_or_else(|| unknown("instance", instance.as_str()))?;
-        self.epoch = Epoch(1);
+        if let Some(known) = self.system_id {
+            compare("the system identifier", &system_id, &known)?;
+        }
+        self.epoch = self.epoch.next();
         self.system_id = Some(system_id);
         self.primary = Some(Primary { instance: instance.clone(), data: data.clone() });
         self.set_lease(stamp, instance, data, guard);
@@ -41,6 +49,7 @@ impl Group {
         guard: &GuardIncarnation,
     ) -> LeaseTerm {
         let last = self.leases.get(instance).map_or(LeaseNo(0), |lease| lease.term.lease_no);
+        let last = last.max(self.recovered.unwrap_or_default());
         let term = LeaseTerm { epoch: self.epoch, lease_no: last.next() };
         let record = LeaseRecord { term, guard: guard.clone(), data: data.clone(), index: stamp.index };
         self.leases.insert(instance.clone(), record);

@@ -26,6 +26,7 @@ impl MeshState {
             return Err(Refused::Forbidden("the mesh is not formed yet; run `mesh form`".to_owned()));
         }
         if let Some(known) = self.members.get(&member.agent)
+            && !self.retired.contains(&known.id)
             && known.id == member.id
             && known.address == member.address
             && known.site == member.site
@@ -33,6 +34,10 @@ impl MeshState {
             // The same member again, at most with its vote changed.
             self.members.insert(member.agent.clone(), member.clone());
             return Ok(());
+        }
+        // One that a recovery of the mesh left behind comes back under a number of its own.
+        if self.members.get(&member.agent).is_some_and(|known| self.retired.contains(&known.id)) {
+            self.members.remove(&member.agent);
         }
         self.check_new(member)?;
         self.members.insert(member.agent.clone(), member.clone());

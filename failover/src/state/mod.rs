@@ -10,6 +10,7 @@ mod invariants;
 mod leases;
 mod members;
 mod quorum;
+mod recovery;
 mod runs;
 mod specs;
 mod words;
@@ -29,6 +30,7 @@ use mesh_proto::{
 use serde::{Deserialize, Serialize};
 
 pub use audit::{Audit, GENESIS, hash_of, verify};
+pub use recovery::{JUMP, Recovery, RecoveryError, recovered};
 pub use runs::wants_a_primary;
 
 /// How many finished runs a group remembers. Older ones are in the audit.
@@ -68,6 +70,10 @@ pub struct Group {
     pub largest_lease: Millis,
     /// The epoch; 0 before the group is founded.
     pub epoch: Epoch,
+    /// Set by a recovery of the mesh: lease numbers up to this one may have been given out by voters that are lost. A group
+    /// with it and without a primary waits to be founded again, in an epoch beyond the one it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recovered: Option<LeaseNo>,
     /// The primary of that epoch.
     pub primary: Option<Primary>,
     /// PostgreSQL's system identifier, which every instance must have.
@@ -160,6 +166,15 @@ pub struct Led {
     pub epoch: Epoch,
 }
 
+fn unfounded(why: &str) -> VerdictRecord {
+    VerdictRecord {
+        verdict: Verdict::Unfounded,
+        summary: why.to_owned(),
+        evidence: Vec::new(),
+        blocked: None,
+    }
+}
+
 impl Group {
     pub(crate) fn new(spec: GroupSpec, timing: Timing, at: Wall) -> Self {
         Self {
@@ -169,6 +184,7 @@ impl Group {
             version: 1,
             timing,
             epoch: Epoch(0),
+            recovered: None,
             primary: None,
             system_id: None,
             leases: BTreeMap::new(),
@@ -176,12 +192,7 @@ impl Group {
             generation: Generation(0),
             run: None,
             history: Vec::new(),
-            verdict: VerdictRecord {
-                verdict: Verdict::Unfounded,
-                summary: "no primary yet".to_owned(),
-                evidence: Vec::new(),
-                blocked: None,
-            },
+            verdict: unfounded("no primary yet"),
             verdict_at: at,
             hold_down: None,
             pause: None,

@@ -5,7 +5,7 @@ use mesh_proto::command::{Command, ResumeProof};
 use mesh_proto::effect::Outcome;
 use mesh_proto::lease::Proof;
 use mesh_proto::run::{Run, Signal};
-use mesh_proto::{GroupName, RunId};
+use mesh_proto::{AgentName, Epoch, GroupName, RunId};
 
 use super::MeshState;
 
@@ -14,6 +14,10 @@ impl MeshState {
         match command {
             Command::MeshFormed { mesh, members } => {
                 format!("mesh {mesh} formed with {} members", members.len())
+            }
+            Command::MeshRecovered { mesh, lost, reason } => {
+                let lost: Vec<_> = lost.iter().map(AgentName::as_str).collect();
+                format!("begun anew as mesh {mesh}, without {}: {reason}", lost.join(", "))
             }
             Command::MemberAdded { member } => {
                 let vote = if member.voter { "with a vote" } else { "without a vote" };
@@ -35,7 +39,13 @@ impl MeshState {
             Command::SpecApplied { replaces, spec } => {
                 format!("spec of {} applied, version {}", spec.group, replaces + 1)
             }
-            Command::Founded { instance, .. } => format!("{instance} is the primary of epoch 1"),
+            Command::Founded { instance, reason: None, .. } => {
+                format!("{instance} is the primary of epoch 1")
+            }
+            Command::Founded { group, instance, reason: Some(reason), .. } => {
+                let epoch = self.groups.get(group).map_or(Epoch(0), |group| group.epoch);
+                format!("{instance} is the primary of epoch {epoch}: {reason}")
+            }
             Command::LeaseGranted { instance, replaces, reason, .. } => {
                 let (next, epoch) = (replaces.lease_no.next(), replaces.epoch);
                 format!("{instance} gets lease {next} in epoch {epoch}: {reason}")

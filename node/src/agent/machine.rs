@@ -14,6 +14,12 @@ pub struct MeshMachine {
 }
 
 impl MeshMachine {
+    /// One that begins with this state, as of that place in the log.
+    #[must_use]
+    pub const fn beginning(state: MeshState, applied: u64) -> Self {
+        Self { state, applied }
+    }
+
     /// The applied state.
     #[must_use]
     pub const fn state(&self) -> &MeshState {

@@ -8,15 +8,19 @@ use mesh_proto::evidence::Report;
 use mesh_proto::operator::{Answer, Question};
 use mesh_proto::rpc::Envelope;
 use mesh_proto::rpc::agent_server::Agent;
+use serde::de::DeserializeOwned;
 use tonic::{Request, Response, Status};
 
 use super::ask::Asked;
-use crate::rpc::{self, Access, Caller, caller, envelope};
+use super::left_behind::LeftBehind;
+use crate::rpc::envelope::{self, EnvelopeError};
+use crate::rpc::{self, Access, Caller, caller};
 
 /// Answers calls of agents and of the command line.
 #[derive(Clone)]
 pub struct AgentService {
     mesh: MeshId,
+    left: Arc<LeftBehind>,
     asked: Arc<Asked>,
     access: Arc<Access>,
 }
@@ -24,8 +28,13 @@ pub struct AgentService {
 impl AgentService {
     /// A service for one agent.
     #[must_use]
-    pub const fn new(mesh: MeshId, asked: Arc<Asked>, access: Arc<Access>) -> Self {
-        Self { mesh, asked, access }
+    pub fn new(left: Arc<LeftBehind>, asked: Arc<Asked>, access: Arc<Access>) -> Self {
+        Self { mesh: left.mesh().acting.clone(), left, asked, access }
+    }
+
+    /// Unpacks what an agent sent. One that went on without this one is listened to once.
+    fn opened<T: DeserializeOwned>(&self, who: &Caller, envelope: &Envelope) -> Result<T, EnvelopeError> {
+        envelope::open(&self.mesh, envelope).inspect_err(|refused| self.left.look(who, refused))
     }
 
     fn is_member(&self, name: &mesh_proto::AgentName) -> bool {
@@ -41,7 +50,7 @@ impl AgentService {
 impl Agent for AgentService {
     async fn report(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
         let who = caller(&request)?;
-        let report: Report = envelope::open(&self.mesh, request.get_ref())?;
+        let report: Report = self.opened(&who, request.get_ref())?;
         rpc::is_agent(&who, &report.agent)?;
         if !self.is_member(&report.agent) {
             return Err(Status::permission_denied(format!("{} is no member of this mesh", report.agent)));

@@ -20,6 +20,7 @@ use super::ask::Asked;
 use super::driver::Driver;
 use super::errands::{Allowed, Ending, ErrandKeeper, Groups, Journal, JournalError, Standing};
 use super::gates::{GateError, Gates};
+use super::left_behind::{self, LeftBehind, LeftBehindError};
 use super::machine::MeshMachine;
 use super::peers::Peers;
 use super::reporter;
@@ -37,7 +38,7 @@ use crate::voter::VoterStore;
 /// How long parts get to end after the signal to stop.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 /// Name of the store in the data directory.
-const STORE: &str = "mesh.db";
+pub(super) const STORE: &str = "mesh.db";
 
 /// Why an agent does not start, or stopped.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +99,9 @@ pub enum AgentError {
     /// The voter's floors.
     #[error("the voter does not start")]
     Voter(#[source] crate::voter::StoreError),
+    /// Its mesh went on without it.
+    #[error(transparent)]
+    LeftBehind(#[from] LeftBehindError),
     /// A server ended.
     #[error("a listener ended unexpectedly")]
     Served(#[source] tonic::transport::Error),
@@ -114,7 +118,7 @@ impl AgentError {
     }
 }
 
-fn number(config: &NodeConfig) -> Result<NodeId, AgentError> {
+pub(super) fn number(config: &NodeConfig) -> Result<NodeId, AgentError> {
     config.node_id().ok_or_else(|| AgentError::NoNumber(config.agent.name.clone()))
 }
 
@@ -127,14 +131,14 @@ pub fn init(path: &Path) -> Result<String, AgentError> {
     let node = number(&config)?;
     let dir = &config.agent.data_dir;
     std::fs::create_dir_all(dir).map_err(|source| AgentError::DataDir { path: dir.clone(), source })?;
-    create_store(&dir.join(STORE), node.0, config.mesh.id.as_str())
+    create_store(&dir.join(STORE), node.0, config.mesh.acting.as_str())
         .map_err(|source| AgentError::Create { path: dir.clone(), source })?;
     // Second, so that a store without floors, left by a crash in between, refuses to start instead of voting.
     VoterStore::create(&super::voting::floors(dir)).map_err(AgentError::Voter)?;
     Ok(format!(
         "created the store of {}, number {node} of mesh {}, in {}",
         config.agent.name,
-        config.mesh.id,
+        config.mesh.acting,
         dir.display()
     ))
 }
@@ -189,6 +193,7 @@ pub async fn run(path: &Path) -> Result<(), AgentError> {
     let node = number(&config)?;
     // Before anything else, because until it is watched for this signal ends the process.
     let hangup = signal(SignalKind::hangup()).map_err(AgentError::Signals)?;
+    left_behind::check(&config.agent.data_dir, &config.mesh)?;
     let (credentials, renewal) = Renewal::start(source(&config)).map_err(AgentError::Identity)?;
     let dialer = Dialer::new(credentials.clone());
 
@@ -196,7 +201,7 @@ pub async fn run(path: &Path) -> Result<(), AgentError> {
     let store = config.agent.data_dir.join(STORE);
     let options = Options {
         timings: config.mesh.network.timings(),
-        ..Options::new(store, node.0, config.mesh.id.as_str(), peer_check(&config, known))
+        ..Options::new(store, node.0, config.mesh.acting.as_str(), peer_check(&config, known))
     };
     let raft_dialer = raft_dialer(dialer.clone(), options.timings);
     let consensus =
@@ -210,7 +215,7 @@ pub async fn run(path: &Path) -> Result<(), AgentError> {
     let (of_specs, of_groups) = (Arc::clone(&specs) as _, Arc::clone(&specs) as _);
     let errands = ErrandKeeper::new(me, Allowed::of(&config), logins.clone(), journal, of_specs, of_groups);
     let keeper = Arc::new(RouteKeeper::new(Holdings::of(&config), logins.clone(), gates, specs));
-    let peers = Arc::new(Peers::new(config.mesh.id.clone(), dialer));
+    let peers = Arc::new(Peers::new(config.mesh.acting.clone(), dialer));
     let clock = Arc::new(Clock::for_voter());
     let driver = Arc::new(Driver::new(
         config.agent.name.clone(),
@@ -228,8 +233,9 @@ pub async fn run(path: &Path) -> Result<(), AgentError> {
     });
 
     let voter = super::voting::service(&config, &driver).map_err(AgentError::Voter)?;
-    let agent =
-        AgentServer::new(AgentService::new(config.mesh.id.clone(), Arc::clone(&asked), access(&config)));
+    let left = Arc::new(LeftBehind::new(config.mesh.clone()));
+    let agent = AgentService::new(Arc::clone(&left), Arc::clone(&asked), access(&config));
+    let agent = AgentServer::new(agent);
     let routes = Routes::new(consensus.service()).add_service(voter.mount()).add_service(agent.clone());
     let listener = listen(&config.agent.listen.to_string()).await?;
     let incoming = Incoming::start(listener, &credentials);
@@ -238,7 +244,7 @@ pub async fn run(path: &Path) -> Result<(), AgentError> {
         Some(address) => Some(listen(&address.to_string()).await?),
         None => None,
     };
-    tracing::info!(agent = %config.agent.name, mesh = %config.mesh.id, listen = %config.agent.listen, "agent started");
+    tracing::info!(agent = %config.agent.name, mesh = %config.mesh.acting, listen = %config.agent.listen, "agent started");
 
     let (stop, stopping) = watch::channel(false);
     let mut parts: JoinSet<Result<(), AgentError>> = JoinSet::new();
@@ -279,6 +285,7 @@ pub async fn run(path: &Path) -> Result<(), AgentError> {
     let ended = tokio::select! {
         signal = signalled(hangup, &renewal) => signal.map_err(AgentError::Signals),
         Some(part) = parts.join_next() => part.unwrap_or(Ok(())),
+        left = left.ended(&config.agent.data_dir) => Err(left.into()),
     };
     supervisor::stopping();
     stop.send_replace(true);

@@ -66,5 +66,5 @@ pub fn floors(data_dir: &Path) -> PathBuf {
 pub fn service(config: &NodeConfig, driver: &Arc<Driver>) -> Result<VoterService, StoreError> {
     let node = NodeId(driver.consensus.identity().node);
     let store = VoterStore::open(&floors(&config.agent.data_dir))?;
-    Ok(VoterService::new(node, config.mesh.id.clone(), store, Arc::new(Log(Arc::clone(driver)))))
+    Ok(VoterService::new(node, config.mesh.acting.clone(), store, Arc::new(Log(Arc::clone(driver)))))
 }

@@ -68,6 +68,9 @@ pub enum Command {
     DiskProbe(DiskProbeArgs),
     /// What of this host would make a failover fail, or a promise weaker; needs no mesh, changes nothing
     Doctor(super::doctor::DoctorArgs),
+    /// Begin the mesh anew on a survivor, after a majority of voters is gone for good; the agent must be stopped
+    #[command(name = "quorum-recover")]
+    QuorumRecover(RecoverArgs),
     /// Make the keys that agents and guards know each other by
     #[command(subcommand)]
     Ca(CaCommand),
@@ -110,7 +113,7 @@ pub enum Operation {
     /// Acknowledge an automatic failover: ends its hold-down
     Ack(GroupArgs),
     /// Make an instance the first primary of its group
-    Adopt(InstanceArgs),
+    Adopt(AdoptArgs),
     /// Create or change a group from its file
     Apply(ApplyArgs),
     /// Begin the mesh, once, from the voters named in the agent's file
@@ -121,6 +124,42 @@ pub enum Operation {
     /// Show, verify and export the record of everything
     #[command(subcommand)]
     Audit(AuditCommand),
+}
+
+/// `mesh quorum-recover`
+///
+/// Without --lost it only shows what this survivor knows.
+#[derive(Debug, Clone, Args)]
+pub struct RecoverArgs {
+    /// The agent's own file; it must say which recovery this is, such as `recovery = 1` under [mesh]
+    #[arg(long, short, env = "MESH_CONFIG", value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+    /// A voter that is gone and will never run again as it was; once for each of the others
+    #[arg(long, value_name = "AGENT")]
+    pub lost: Vec<AgentName>,
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT", required_if_eq("yes", "true"))]
+    pub reason: Option<String>,
+    /// Do not ask before beginning
+    #[arg(long, short, requires = "lost")]
+    pub yes: bool,
+    /// Do not wait for leases of the old mesh: only if every old primary is known to be off
+    #[arg(long, requires = "lost")]
+    pub unsafe_now: bool,
+}
+
+/// `mesh adopt`
+#[derive(Debug, Clone, Args)]
+pub struct AdoptArgs {
+    /// The instance.
+    #[command(flatten)]
+    pub instance: InstanceArgs,
+    /// After a recovery of the mesh: go on although acknowledged writes may be lost; needs --reason
+    #[arg(long, requires = "reason")]
+    pub accept_loss: bool,
+    /// Why this one, for the audit; after a recovery of the mesh
+    #[arg(long, value_name = "TEXT", requires = "accept_loss")]
+    pub reason: Option<String>,
 }
 
 /// `mesh papers`

@@ -76,8 +76,10 @@ impl Operator {
                 self.show(Ask::Rejoin { group, instance }).await
             }
             Operation::Adopt(args) => {
-                let (group, instance) = self.locate(args).await?;
-                self.show(Ask::Adopt { group, instance }).await
+                let (group, instance) = self.locate(args.instance).await?;
+                let loss = args.reason.filter(|_| args.accept_loss);
+                let loss = loss.map(reason).transpose()?;
+                self.show(Ask::Adopt { group, instance, accept_loss: loss }).await
             }
             Operation::Pause(args) => {
                 let group = self.one_group(args.group).await?;

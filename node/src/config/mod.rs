@@ -11,13 +11,14 @@ mod errands;
 mod guarded;
 mod keep;
 mod locate;
+mod mesh;
 mod redis;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use mesh_proto::spec::DnsName;
-use mesh_proto::{AgentName, GroupName, InstanceName, MeshId, NodeId, SiteName};
+use mesh_proto::{AgentName, GroupName, InstanceName, NodeId, SiteName};
 use serde::Deserialize;
 
 pub use access::{AccessSection, Principal, PrincipalError};
@@ -26,6 +27,7 @@ pub use errands::{FencerSection, HookSection, ServiceSection};
 pub use guarded::Guarded;
 pub use keep::KeepSection;
 pub use locate::Problem;
+pub use mesh::{MeshSection, TooLong, after, recoveries};
 pub use redis::{RedisProbeSection, RedisSection, RedisTls};
 
 /// Where the file is looked for when the command line does not say.
@@ -83,20 +85,6 @@ pub struct NodeConfig {
     /// Programs with which this agent may turn other hosts off.
     #[serde(default, rename = "fencer")]
     pub fencers: Vec<FencerSection>,
-}
-
-/// The mesh and its founding voters; the same in every agent's file.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct MeshSection {
-    /// Name of the mesh. Agents of another mesh are refused.
-    pub id: MeshId,
-    /// How far apart the voters are; the same in every agent's file, or they refuse each other.
-    #[serde(default)]
-    pub network: Network,
-    /// The voters that form the mesh.
-    #[serde(rename = "voter")]
-    pub voters: Vec<VoterSection>,
 }
 
 /// How far apart voters are: what a heartbeat must bear, and so how soon a lost leader is replaced.

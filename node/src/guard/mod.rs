@@ -174,7 +174,7 @@ async fn guard(
     let driver = Driver::start(parts, inbox)?;
     let dialer = Dialer::new(credentials.clone());
     let asking = voters::ask_all(&config.mesh, &dialer, asked, inputs.clone());
-    let service = service::mount(config.mesh.id.clone(), inputs.clone());
+    let service = service::mount(config.mesh.acting.clone(), inputs.clone());
     let incoming = Incoming::start(listener, &credentials);
     let serving =
         crate::rpc::server::serve(tonic::service::Routes::new(service), incoming, std::future::pending());

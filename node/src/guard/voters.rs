@@ -89,7 +89,7 @@ fn know(
     }
     match dialer.channel(&Identity::Agent(agent.clone()), address) {
         Ok(channel) => {
-            clients.insert(id, VoterClient::new(mesh.id.clone(), channel));
+            clients.insert(id, VoterClient::new(mesh.acting.clone(), channel));
         }
         Err(error) => tracing::error!(voter = %agent, %error, "this voter cannot be asked"),
     }

@@ -148,6 +148,7 @@ impl World {
                 Command::RunOpened { .. }
                 | Command::StepEnded { .. }
                 | Command::MeshFormed { .. }
+                | Command::MeshRecovered { .. }
                 | Command::MemberAdded { .. }
                 | Command::MemberRemoved { .. }
                 | Command::ElectorateChanging { .. }

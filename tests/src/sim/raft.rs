@@ -241,6 +241,7 @@ pub(super) fn words(command: &Command) -> String {
         Command::RepairStarted { effect, .. } => format!("repair: {effect}"),
         Command::RepairEnded { repair, outcome, .. } => format!("repair {repair} ended: {outcome:?}"),
         Command::MeshFormed { .. }
+        | Command::MeshRecovered { .. }
         | Command::MemberAdded { .. }
         | Command::MemberRemoved { .. }
         | Command::ElectorateChanging { .. }

@@ -199,6 +199,7 @@ impl Setup {
                 data: data.clone(),
                 guard: guard.clone(),
                 system_id: SYSTEM_ID,
+                reason: None,
             }]),
         ]
     }

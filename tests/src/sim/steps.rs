@@ -76,6 +76,7 @@ impl World {
             }
             Command::RepairStarted { effect, .. } => self.due(effect, Place::BeforeIntent),
             Command::MeshFormed { .. }
+            | Command::MeshRecovered { .. }
             | Command::MemberAdded { .. }
             | Command::MemberRemoved { .. }
             | Command::ElectorateChanging { .. }
@@ -124,6 +125,7 @@ impl World {
                 .find(|known| known.id == *repair)
                 .is_some_and(|known| self.due(&known.effect, Place::AfterResult)),
             Command::MeshFormed { .. }
+            | Command::MeshRecovered { .. }
             | Command::MemberAdded { .. }
             | Command::MemberRemoved { .. }
             | Command::ElectorateChanging { .. }

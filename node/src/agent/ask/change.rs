@@ -3,11 +3,10 @@
 use mesh_failover::coordinator::Request;
 use mesh_failover::{policy, quorum};
 use mesh_proto::command::{Applied, Command};
-use mesh_proto::evidence::ProcessState;
 use mesh_proto::lease::StatusRef;
 use mesh_proto::operator::{Answer, Refusal, RefusalCode};
 use mesh_proto::run::Actor;
-use mesh_proto::spec::{Durability, Engine, GroupSpec};
+use mesh_proto::spec::{Durability, GroupSpec};
 use mesh_proto::{GroupName, InstanceName, Millis};
 
 use super::{Asked, LOOK, Reply, lost, refused};
@@ -55,112 +54,6 @@ impl Asked {
         self.commit(actor, vec![Command::SpecApplied { replaces: version, spec }]).await?;
         let next = if version == 0 { "; name its primary with `mesh adopt INSTANCE`" } else { "" };
         Ok(Answer::Done(format!("{group} applied, version {}{next}{losses}", version + 1)))
-    }
-
-    /// PROTOCOL, Birth: the instance runs as primary, every other one is a standby of the same cluster.
-    pub(super) async fn adopt(&self, actor: Actor, group: &GroupName, instance: &InstanceName) -> Reply {
-        let name = self.group(Some(group))?;
-        let now = self.driver.clock.now();
-        let unsafe_now = |what: String, next: &str| Refusal::new(RefusalCode::Unsafe, what, next);
-        let founded = self.driver.consensus.read(|machine| {
-            let Some(state) = machine.state().groups.get(&name) else {
-                return Err(Refusal::new(
-                    RefusalCode::NotFound,
-                    format!("there is no group {name}"),
-                    "apply it first",
-                ));
-            };
-            if let Some(primary) = &state.primary {
-                let what = format!("{name} has a primary already: {}", primary.instance);
-                return Err(Refusal::new(RefusalCode::Conflict, what, "`mesh failover` changes the primary"));
-            }
-            if state.instance(instance).is_none() {
-                let known: Vec<_> = state.spec.instances.iter().map(|i| i.name.as_str()).collect();
-                let next = format!("instances of {name}: {}", known.join(", "));
-                return Err(Refusal::new(
-                    RefusalCode::NotFound,
-                    format!("{name} has no instance {instance}"),
-                    next,
-                ));
-            }
-            self.driver.with_heard(|coordinator| {
-                let heard = |who| coordinator.heard.fresh_guard(now, &name, who, state.timing.fresh);
-                let Some(primary) = heard(instance) else {
-                    let what = format!("the guard of {instance} is not heard");
-                    return Err(unsafe_now(what, "start it: `mesh guard --instance`, or its unit"));
-                };
-                if let Some(trouble) = &primary.trouble {
-                    return Err(unsafe_now(format!("{instance}: {trouble}"), "mend that first"));
-                }
-                if primary.engine != state.spec.engine {
-                    let what = format!(
-                        "{instance} is {}, and {name} is a group of {}",
-                        primary.engine, state.spec.engine
-                    );
-                    return Err(unsafe_now(what, "correct `engine` in the group, or the host's file"));
-                }
-                if let Some(rival) = primary.rival.as_ref().filter(|_| state.spec.automatic) {
-                    let what = format!("{instance}: {rival}");
-                    return Err(unsafe_now(what, "end the other one, or apply the group with automatic = false"));
-                }
-                if primary.process != ProcessState::Primary {
-                    let what = format!("{instance} is no running primary: it {}", primary.process);
-                    return Err(unsafe_now(
-                        what,
-                        "adopt the instance that does, or start it as a primary first",
-                    ));
-                }
-                let (Some(system_id), Some(data)) = (primary.system_id, primary.data.clone()) else {
-                    let what = format!("the guard of {instance} does not know its data yet");
-                    return Err(unsafe_now(
-                        what,
-                        match state.spec.engine {
-                            Engine::Postgres => "wait a moment and try again",
-                            Engine::Redis => {
-                                "wait a moment and try again; one that is empty needs a replica, or a first key"
-                            }
-                        },
-                    ));
-                };
-                for other in state.spec.instances.iter().filter(|other| other.name != *instance) {
-                    let Some(status) = heard(&other.name) else {
-                        let what = format!("the guard of {} is not heard", other.name);
-                        return Err(unsafe_now(
-                            what,
-                            "start it: every instance must be a standby of the primary",
-                        ));
-                    };
-                    if status.system_id != Some(system_id) {
-                        let what = format!(
-                            "{} is a server of another cluster than {instance}: its system identifier differs",
-                            other.name
-                        );
-                        return Err(unsafe_now(
-                            what,
-                            match state.spec.engine {
-                                Engine::Postgres => {
-                                    "build it from the primary with pg_basebackup, or remove it"
-                                }
-                                Engine::Redis => "let it replicate from the primary (REPLICAOF), or remove it",
-                            },
-                        ));
-                    }
-                    if status.process != ProcessState::Standby {
-                        let what = format!("{} is no running standby: it {}", other.name, status.process);
-                        return Err(unsafe_now(what, "start it as a standby of the primary first"));
-                    }
-                }
-                Ok(Command::Founded {
-                    group: name.clone(),
-                    instance: instance.clone(),
-                    data,
-                    guard: primary.guard.clone(),
-                    system_id,
-                })
-            })
-        })?;
-        self.commit(actor, vec![founded]).await?;
-        Ok(Answer::Done(format!("{instance} is the primary of {name}, epoch 1; it was not restarted")))
     }
 
     pub(super) async fn pause(

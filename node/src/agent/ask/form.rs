@@ -53,7 +53,7 @@ impl Asked {
                 voter: true,
             })
             .collect();
-        let (mesh, count) = (self.config.mesh.id.clone(), members.len());
+        let (mesh, count) = (self.config.mesh.acting.clone(), members.len());
         self.commit(actor, vec![Command::MeshFormed { mesh: mesh.clone(), members }]).await?;
         Ok(Answer::Done(format!("mesh {mesh} formed with {count} voters; next: `mesh apply -f FILE`")))
     }

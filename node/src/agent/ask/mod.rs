@@ -1,6 +1,7 @@
 //! Answers the command line. What only looks is answered by any agent from its own applied state; what changes
 //! something is forwarded to the leader, with the name of who asked.
 
+mod adopt;
 mod change;
 mod failover;
 mod form;
@@ -151,7 +152,9 @@ impl Asked {
     async fn lead(&self, actor: Actor, ask: Ask) -> Reply {
         match ask {
             Ask::Apply { spec, dry_run } => self.apply(actor, *spec, dry_run).await,
-            Ask::Adopt { group, instance } => self.adopt(actor, &group, &instance).await,
+            Ask::Adopt { group, instance, accept_loss } => {
+                self.adopt(actor, &group, &instance, accept_loss).await
+            }
             Ask::Failover(wanted) => self.failover(actor, wanted).await,
             Ask::Abort { run, reason } => self.abort(run, reason).await,
             Ask::Retry { run, reason } => self.retry(run, reason).await,

@@ -149,6 +149,7 @@ impl<'a> View<'a> {
                 (None, _) => summary(),
             },
             Command::MeshFormed { .. }
+            | Command::MeshRecovered { .. }
             | Command::MemberAdded { .. }
             | Command::MemberRemoved { .. }
             | Command::ElectorateChanging { .. }
@@ -186,6 +187,7 @@ const fn role(command: &Command) -> Option<&'static str> {
     match command {
         Command::VerdictChanged { .. } => Some("sees   "),
         Command::Founded { .. }
+        | Command::MeshRecovered { .. }
         | Command::LeaseGranted { .. }
         | Command::RunOpened { .. }
         | Command::ErrandSkipped { .. }
