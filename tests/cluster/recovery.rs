@@ -109,6 +109,16 @@ async fn rejoin(cluster: &mut Cluster, node: usize, id: u64) {
     cluster.explained(joined).await.unwrap();
 }
 
+/// As soon as the guard of the primary has the grants of all three.
+async fn voters_again(cluster: &Cluster) {
+    let changed = until("three vote again", LIMIT, || async {
+        let said = cluster.nodes[DR].ask(&cluster.mesh, &["node", "voters", "east", "dr", "witness"]).await?;
+        Ok(if said.code == 0 { Look::There(()) } else { Look::NotYet(said.text()) })
+    })
+    .await;
+    cluster.explained(changed).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mesh_is_begun_anew_on_the_survivor_and_the_lost_ones_join_it() {
     let _turn = turn().await;
@@ -123,7 +133,7 @@ async fn a_mesh_is_begun_anew_on_the_survivor_and_the_lost_ones_join_it() {
     rejoin(&mut cluster, WITNESS, 4).await;
     rejoin(&mut cluster, EAST, 5).await;
     cluster.start_guard(EAST).unwrap();
-    cluster.must(DR, &["node", "voters", "east", "dr", "witness"]).await.unwrap();
+    voters_again(&cluster).await;
     let healthy = cluster.until_healthy("pg-dr", LIMIT).await;
     cluster.explained(healthy).await.unwrap();
     flowing(&writer).await;

@@ -64,6 +64,7 @@ fn template(args: &AgentTemplateArgs) -> String {
 
 [mesh]
 id = "{mesh}"
+# recovery = 1     # after `mesh quorum-recover`, on every host that goes on: which recovery of the mesh it belongs to
 network = "lan"    # "wan" when a round trip between two voters may take 10 to 90 ms; the same in every agent's file
 
 # The founding voters, the same in every agent's file: 3, 5 or 7 of them, over three or more sites.
