@@ -47,7 +47,15 @@ fn commands() -> BTreeSet<String> {
         for line in body.split("\n}").next().unwrap().lines() {
             let word = line.trim().split(['(', ',', ' ']).next().unwrap_or("");
             if word.chars().next().is_some_and(char::is_uppercase) {
-                found.insert(word.to_lowercase());
+                // As clap names it: a hyphen before every capital but the first.
+                let mut name = String::new();
+                for letter in word.chars() {
+                    if letter.is_uppercase() && !name.is_empty() {
+                        name.push('-');
+                    }
+                    name.extend(letter.to_lowercase());
+                }
+                found.insert(name);
             }
         }
     }

@@ -672,6 +672,10 @@ mod tests {
             "mesh ca revoke --dir /d --cert /d/agent-east-1.crt",
             "mesh ca revoke --dir /d --number 0A:b1",
             "mesh audit export",
+            "mesh quorum-recover",
+            "mesh quorum-recover --lost east --lost witness --reason burnt --yes",
+            "mesh adopt pg-dr",
+            "mesh adopt pg-dr --accept-loss --reason left",
         ] {
             parse(good).unwrap_or_else(|e| panic!("{good}: {e}"));
         }
@@ -681,6 +685,10 @@ mod tests {
             "mesh switchover --reason x",
             "mesh failover --site dr --force",
             "mesh failover --site dr --accept-loss",
+            "mesh quorum-recover --yes",
+            "mesh quorum-recover --lost east --yes",
+            "mesh quorum-recover --unsafe-now",
+            "mesh adopt pg-dr --accept-loss",
             "mesh failover --site Dr",
             "mesh abort r4",
             "mesh pause --for 30m",
