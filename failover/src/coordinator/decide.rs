@@ -30,12 +30,14 @@ impl Driver {
         state: &MeshState,
         name: &GroupName,
     ) -> (Actor, Vec<Command>) {
-        let mut ahead = state.without_audit();
+        // A copy only once there is something to try on it: most looks end in nothing.
+        let mut ahead: Option<MeshState> = None;
         let mut commands = Vec::new();
         let mut actor = Actor::Mesh;
         while commands.len() < COMMANDS_MAX {
-            let Some(group) = ahead.groups.get(name) else { break };
-            let (step, by) = self.next_step(context, &ahead, group);
+            let now = ahead.as_ref().unwrap_or(state);
+            let Some(group) = now.groups.get(name) else { break };
+            let (step, by) = self.next_step(context, now, group);
             let (next, wait) = match step {
                 Step::Go(next) => (next, false),
                 Step::GoAndWait(next) => (next, true),
@@ -43,6 +45,7 @@ impl Driver {
             };
             let entry =
                 Entry { by: context.me.clone(), actor: by.clone(), at: Wall(0), commands: next.clone() };
+            let ahead = ahead.get_or_insert_with(|| state.without_audit());
             match ahead.apply(context.applied + 1, &entry) {
                 Ok(Applied::Done { .. }) => {
                     if by != Actor::Mesh {
