@@ -108,7 +108,8 @@ impl Driver {
         if !stray {
             return Step::Rest;
         }
-        Step::Go(vec![Command::LeaseGranted {
+        // The guard has to be heard again before another number could be wanted.
+        Step::GoAndWait(vec![Command::LeaseGranted {
             group: group.spec.group.clone(),
             instance: primary.instance.clone(),
             replaces: lease.term,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use mesh_proto::command::{Refused, ResumeProof};
 use mesh_proto::lease::{Electorate, LeaseKey, LeaseRecord, LeaseTerm, Outside, Proof, Receipt, StatusRef};
+use mesh_proto::run::Phase;
 use mesh_proto::spec::Open;
 use mesh_proto::{DataIncarnation, Epoch, GuardIncarnation, InstanceName, LeaseNo, Millis, NodeId};
 
@@ -78,6 +79,15 @@ impl Group {
             return Err(Refused::Forbidden(format!("{instance} never had a lease")));
         };
         compare("the lease", &replaces, &lease.term)?;
+        // An entry that was late would end the takeover under the feet of its run.
+        if let Some(takeover) = &self.takeover
+            && self.active_run().is_none_or(|run| run.phase != Phase::Reopening)
+        {
+            return Err(Refused::Forbidden(format!(
+                "run {} ends the lease of {instance} at this moment; it gets another one when that is given up",
+                takeover.run
+            )));
+        }
         if *guard != lease.guard {
             // The host may have been cloned: the old life's lease must be over before another one begins.
             match proof {
