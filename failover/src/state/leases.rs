@@ -81,7 +81,7 @@ impl Group {
         compare("the lease", &replaces, &lease.term)?;
         // An entry that was late would end the takeover under the feet of its run.
         if let Some(takeover) = &self.takeover
-            && self.active_run().is_none_or(|run| run.phase != Phase::Reopening)
+            && self.active_run().is_some_and(|run| matches!(run.phase, Phase::Pledging | Phase::Fencing))
         {
             return Err(Refused::Forbidden(format!(
                 "run {} ends the lease of {instance} at this moment; it gets another one when that is given up",
