@@ -277,3 +277,31 @@ fn a_promotion_needs_a_proof_of_the_very_lease_that_ends() {
         assert!(matches!(applied, Applied::Done { .. }), "{applied:?}");
     }
 }
+
+/// Found by the simulator: proposed by a leader that was then deposed, and applied after the next one had begun a run, a lease
+/// granted anew ended the takeover and left its run without a way on.
+#[test]
+fn a_lease_that_is_granted_late_does_not_end_a_takeover() {
+    let mut state = opened();
+    let lease = state.groups.values().next().unwrap().lease().unwrap().clone();
+    let granted = || Command::LeaseGranted {
+        group: "g".parse().unwrap(),
+        instance: "old".parse().unwrap(),
+        replaces: lease.term,
+        data: lease.data.clone(),
+        guard: lease.guard.clone(),
+        proof: None,
+        reason: "late".to_owned(),
+    };
+    match apply(&mut state, 11, vec![granted()]) {
+        Applied::Refused(why) => assert!(why.to_string().contains("ends the lease of old"), "{why}"),
+        Applied::Done { .. } => panic!("the takeover has lost its lease"),
+    }
+    // Given up, it is the way out.
+    let group = || state.groups.values().next().unwrap();
+    assert!(group().takeover.is_some());
+    let given_up = signalled(Signal::PrimaryReturned, None);
+    assert!(matches!(apply(&mut state, 12, vec![given_up]), Applied::Done { .. }));
+    assert!(matches!(apply(&mut state, 13, vec![granted()]), Applied::Done { .. }));
+    assert!(state.groups.values().next().unwrap().takeover.is_none());
+}
