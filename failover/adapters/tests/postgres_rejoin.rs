@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -207,6 +208,28 @@ async fn a_rewind_waits_for_the_checkpoint_of_the_new_primary() {
     let done = rejoined(&a, &back_to(b, "a")).await;
     assert!(done.how == How::Rewind || done.how == How::Rebuild);
     assert!(!has(&a, "lost").await);
+}
+
+/// Found by chaos: an old primary came up as a standby, was told of the new timeline by its receiver, died, and from then on
+/// could not be started to be stopped cleanly, because the history in its log leads away before what it has.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_knows_of_the_timeline_it_diverged_from_is_rewound() {
+    let lab = Lab::new();
+    let (a, a_master, b, _) = diverged(&lab).await;
+    fence_quiet(&a, &a_master).await;
+    let nobody = request(StartAs::Standby(StandbyUpstream::Nobody));
+    let alone = start(&a, &DirectControl, &nobody, soon(20)).await.unwrap();
+    fence_quiet(&a, &alone.postmaster).await;
+    let history = "pg_wal/00000002.history";
+    std::fs::copy(b.data_dir().join(history), a.data_dir().join(history)).unwrap();
+    let owner = std::fs::metadata(a.data_dir()).unwrap();
+    std::os::unix::fs::chown(a.data_dir().join(history), Some(owner.uid()), Some(owner.gid())).unwrap();
+    let refused = start(&a, &DirectControl, &nobody, soon(20)).await;
+    assert!(matches!(refused, Err(StartError::Ended { .. })), "{refused:?}");
+    let rewind = RejoinRequest { may_rebuild: false, ..back_to(&b, "a") };
+    let done = rejoined(&a, &rewind).await;
+    assert_eq!(done.how, How::Rewind);
+    assert!(has(&a, "new").await && !has(&a, "lost").await);
 }
 
 #[tokio::test(flavor = "multi_thread")]

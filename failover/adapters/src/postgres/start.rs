@@ -39,6 +39,9 @@ pub enum StartAs {
 pub enum StandbyUpstream {
     /// Nobody: merely read-only.
     Nobody,
+    /// Nobody, and along its own timeline: the history of a newer one that lies in its log already is not followed. One that
+    /// branched off before what this server has would not let it come up at all.
+    OwnTimeline,
     /// Whoever its settings name. A frozen standby stays frozen.
     AsConfigured,
     /// This primary.
@@ -186,7 +189,8 @@ pub(super) async fn start_checked(
     port_free(instance.address())?;
     prepare(instance, request, deadline).await?;
     let log_from = std::fs::metadata(&instance.settings().log_file).map_or(0, |meta| meta.len());
-    let launch = Launch { program: instance.program("postgres"), args: arguments(instance) };
+    let launch =
+        Launch { program: instance.program("postgres"), args: arguments(instance, &request.start_as) };
     let postmaster = control.launch(instance, launch).await?;
     let in_recovery = wait_ready(instance, &postmaster, log_from, deadline).await?;
     Ok(Started { postmaster, in_recovery, took: began.elapsed() })
@@ -259,7 +263,9 @@ async fn prepare(instance: &Instance, request: &StartRequest, deadline: Instant)
         StartAs::Standby(upstream) => {
             durable::touch(&signal, settings.run_as, deadline).await?;
             match upstream {
-                StandbyUpstream::Nobody => changes.push(("primary_conninfo", Some(String::new()))),
+                StandbyUpstream::Nobody | StandbyUpstream::OwnTimeline => {
+                    changes.push(("primary_conninfo", Some(String::new())))
+                }
                 StandbyUpstream::AsConfigured => {}
                 StandbyUpstream::Follow(upstream) => {
                     changes.push(("primary_conninfo", Some(upstream.conninfo(settings))));
@@ -290,7 +296,7 @@ async fn drop_socket_lock(instance: &Instance, deadline: Instant) -> Result<(), 
     if ours { durable::remove(&path, deadline).await } else { Ok(()) }
 }
 
-fn arguments(instance: &Instance) -> Vec<OsString> {
+fn arguments(instance: &Instance, start_as: &StartAs) -> Vec<OsString> {
     let settings = instance.settings();
     let mut args: Vec<OsString> = vec!["-D".into(), settings.data_dir.clone().into()];
     let mut set = |name: &str, value: &str| {
@@ -306,6 +312,13 @@ fn arguments(instance: &Instance) -> Vec<OsString> {
     set("unix_socket_directories", &settings.socket_dir.to_string_lossy());
     // A crash restart inside PostgreSQL would open to clients behind the boot gate's back.
     set("restart_after_crash", "off");
+    match start_as {
+        StartAs::Standby(StandbyUpstream::OwnTimeline) => set("recovery_target_timeline", "current"),
+        StartAs::Standby(
+            StandbyUpstream::Nobody | StandbyUpstream::AsConfigured | StandbyUpstream::Follow(_),
+        )
+        | StartAs::Primary => {}
+    }
     for (name, value) in &settings.options {
         set(name, value);
     }

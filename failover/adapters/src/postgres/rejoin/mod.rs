@@ -319,8 +319,16 @@ impl Climb<'_> {
         (self.progress)(RejoinProgress::Decided(How::Rewind));
         let diverged = self.keep(own, range).await?;
         (self.progress)(RejoinProgress::Rewinding);
-        if !own.stopped_cleanly() {
-            self.recover().await?;
+        if !own.stopped_cleanly()
+            && let Err(error) = self.recover().await
+        {
+            let ended =
+                matches!(&error, RejoinError::Start(start) if matches!(**start, StartError::Ended { .. }));
+            if !ended || !self.request.may_rebuild {
+                return Err(error);
+            }
+            tracing::warn!(%error, "it does not come up to be stopped cleanly; the instance will be rebuilt");
+            return self.rebuild(diverged, NoRewind::Failed).await;
         }
         match self.rewind_stopped(own, diverged.as_ref()).await {
             Ok(()) => Ok((How::Rewind, diverged)),
@@ -336,7 +344,7 @@ impl Climb<'_> {
     /// adds nothing; at no moment could it be started as a primary.
     async fn recover(&self) -> Result<(), RejoinError> {
         let request = StartRequest {
-            start_as: StartAs::Standby(StandbyUpstream::Nobody),
+            start_as: StartAs::Standby(StandbyUpstream::OwnTimeline),
             clients: Clients::ShutOut,
             sync: None,
             system_identifier: None,
