@@ -9,8 +9,8 @@
 
 // A test file: a failed unwrap is a failed test.
 #![allow(clippy::unwrap_used)]
-// It says how much it searched.
-#![allow(clippy::disallowed_macros)]
+
+mod search;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -21,26 +21,13 @@ use mesh_failover::lease::ClockBounds;
 use mesh_failover::lease::granter::{Decision, Granter, PledgeDecision, VoterState};
 use mesh_failover::lease::holder::Holder;
 use mesh_failover::lease::takeover::Collector;
-use mesh_proto::lease::{
-    Electorate, LeaseKey, LeaseRecord, LeaseTerm, PledgeAnswer, PledgeReply, RenewAnswer, RenewReply,
+use mesh_proto::lease::{Electorate, LeaseTerm, PledgeAnswer, PledgeReply, RenewAnswer, RenewReply};
+use mesh_proto::{LeaseNo, Millis, NodeId, RunId};
+use search::{
+    Clocks, DRIFT, Emit, FAST_LEADER, Found, KEY, NO_DRIFT, SLOW_GUARD, Searched, broken, record, safe, term,
 };
-use mesh_proto::{DataIncarnation, Epoch, GuardIncarnation, LeaseNo, Millis, NodeId, RunId};
 
 const VOTERS: usize = 3;
-/// The drift of the model is 1.5: large, so that one step of time makes a difference.
-const DRIFT: ClockBounds = ClockBounds { drift_per_mille: 500, rounding: Millis(0) };
-/// How far each clock goes while one step of real time passes.
-#[derive(Clone, Copy)]
-struct Clocks {
-    guard: u64,
-    voter: u64,
-    leader: u64,
-}
-
-/// The guard counts slowly.
-const SLOW_GUARD: Clocks = Clocks { guard: 200, voter: 300, leader: 300 };
-/// The leader counts fast.
-const FAST_LEADER: Clocks = Clocks { guard: 200, voter: 200, leader: 300 };
 
 /// A rule that is taken away.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -104,63 +91,20 @@ struct State {
     promoted: bool,
 }
 
-static KEY: LazyLock<LeaseKey> =
-    LazyLock::new(|| LeaseKey { group: "g".parse().unwrap(), instance: "i".parse().unwrap() });
 static ELECTORATE: LazyLock<Electorate> = LazyLock::new(|| Electorate::of(1, (0..VOTERS as u64).map(NodeId)));
-fn term(lease_no: u64) -> LeaseTerm {
-    LeaseTerm { epoch: Epoch(1), lease_no: LeaseNo(lease_no) }
-}
-fn record(term: LeaseTerm) -> LeaseRecord {
-    let (guard, data) = (GuardIncarnation("g".into()), DataIncarnation("d".into()));
-    LeaseRecord { term, guard, data, index: 1 }
-}
+
 impl Model {
     fn voter_bounds(&self) -> ClockBounds {
         let none = matches!(self.without, Without::Drift | Without::VoterDrift);
-        if none { ClockBounds { drift_per_mille: 0, ..DRIFT } } else { DRIFT }
+        if none { NO_DRIFT } else { DRIFT }
     }
 
     fn collector(&self, term: LeaseTerm) -> Rc<Collector> {
         let none = self.without == Without::Drift;
-        let bounds = if none { ClockBounds { drift_per_mille: 0, ..DRIFT } } else { DRIFT };
+        let bounds = if none { NO_DRIFT } else { DRIFT };
         // One step of real time, by the guard's clock.
         let fence = if self.without == Without::FenceBudget { Millis(0) } else { Millis(self.clocks.guard) };
         Rc::new(Collector::new(KEY.clone(), term, RunId(1), 1, ELECTORATE.clone(), fence, bounds))
-    }
-
-    fn first(&self) -> State {
-        let disk = VoterState {
-            version: 1,
-            floors: BTreeMap::new(),
-            electorate: ELECTORATE.clone(),
-            largest_lease: self.lease,
-        };
-        // Long enough ago that nothing of an earlier process counts.
-        let granter = Granter::restarted(Moment(0), disk.clone(), self.voter_bounds());
-        let voter = Rc::new(Voter { granter, disk, writing: None });
-        let mut holder = Holder::new(LeaseNo(0));
-        holder.learn(&ELECTORATE);
-        assert!(holder.begin(&record(term(1))));
-        let mut state = State {
-            guard_now: Moment(100_000),
-            voter_now: Moment(100_000),
-            leader_now: Moment(100_000),
-            voters: [Rc::clone(&voter), Rc::clone(&voter), voter],
-            answers: [None; VOTERS],
-            holder: Rc::new(holder),
-            server: Server::Serves,
-            collector: self.collector(term(1)),
-            current: term(1),
-            receipt: None,
-            restarts: 0,
-            promoted: false,
-        };
-        for voter in 0..VOTERS {
-            self.ask(&mut state, voter);
-            self.answer_arrives(&mut state, voter);
-        }
-        assert!(state.holder.held(state.guard_now).is_some());
-        state
     }
 
     /// One step of real time.
@@ -292,51 +236,18 @@ impl Model {
         state.restarts += 1;
     }
 
-    /// Every state that one thing happening leads to, with its name.
-    fn successors(&self, state: &State, emit: &mut dyn FnMut(State, &'static str, usize)) {
-        let mut next = state.clone();
-        self.tick(&mut next);
-        emit(next, "time passes", 0);
-        for voter in 0..VOTERS {
-            self.voter_successors(state, voter, emit);
-        }
-        let begun = !state.collector.pledges(state.leader_now).is_empty();
-        if begun || state.collector.term() != state.current {
-            let mut next = state.clone();
-            next.collector = self.collector(state.current);
-            emit(next, "another leader collects anew", 0);
-        }
-        // A promotion is a compare-and-set on the lease that ends.
-        if state.collector.term() == state.current {
-            let by_receipt = state.receipt == Some(state.current) && state.collector.pledged();
-            if by_receipt || state.collector.expiry(state.leader_now).is_some() {
-                let mut next = state.clone();
-                next.promoted = true;
-                emit(next, if by_receipt { "promotion by receipt" } else { "promotion by expiry" }, 0);
-            }
-        }
-        if self.receipts {
-            self.receipt_successors(state, emit);
-        }
-    }
-
-    fn voter_successors(
-        &self,
-        state: &State,
-        voter: usize,
-        emit: &mut dyn FnMut(State, &'static str, usize),
-    ) {
+    fn voter_successors(&self, state: &State, voter: usize, emit: Emit<'_, State>) {
         if matches!(state.server, Server::Serves | Server::Reopens) {
             let mut next = state.clone();
             let asks = state.holder.asking().map(|record| record.term.lease_no);
             let refused = asks.is_none_or(|no| no <= state.voters[voter].granter.floor(&KEY));
             if !refused && self.ask(&mut next, voter) {
-                emit(next, "grants a renewal, the answer is under way", voter);
+                emit(next, "grants a renewal, the answer is under way", Some(voter));
             }
             if state.answers[voter].is_some() {
                 let mut next = state.clone();
                 self.answer_arrives(&mut next, voter);
-                emit(next, "the answer arrives at the guard", voter);
+                emit(next, "the answer arrives at the guard", Some(voter));
             }
         }
         // A lost answer is one that never arrives: it is overtaken by a newer one, or grows too old.
@@ -344,32 +255,32 @@ impl Model {
         if !writing && !self.counted(state, voter) {
             let mut next = state.clone();
             self.pledge(&mut next, voter);
-            emit(next, "is asked for its pledge", voter);
+            emit(next, "is asked for its pledge", Some(voter));
         }
         if writing {
             let mut next = state.clone();
             let remainder = self.fsync_ends(&mut next, voter);
-            emit(next.clone(), "ends its fsync, the answer to the leader is lost", voter);
+            emit(next.clone(), "ends its fsync, the answer to the leader is lost", Some(voter));
             if let Some(remainder) = remainder {
                 self.pledge_arrives(&mut next, voter, remainder);
-                emit(next, "ends its fsync, the pledge arrives at the leader", voter);
+                emit(next, "ends its fsync, the pledge arrives at the leader", Some(voter));
             }
         }
         if state.restarts < self.restarts {
             let mut next = state.clone();
             self.restart(&mut next, voter);
-            emit(next, "restarts", voter);
+            emit(next, "restarts", Some(voter));
         }
     }
 
     /// A fence that was ordered, its receipt, and the way back: the old primary opens again.
-    fn receipt_successors(&self, state: &State, emit: &mut dyn FnMut(State, &'static str, usize)) {
+    fn receipt_successors(&self, state: &State, emit: Emit<'_, State>) {
         if state.server == Server::Serves && state.receipt.is_none() {
             let mut next = state.clone();
             next.server = Server::Fenced;
             next.receipt = Some(state.current);
             Rc::make_mut(&mut next.holder).spend(state.current.lease_no);
-            emit(next, "the guard fences and sends its receipt", 0);
+            emit(next, "the guard fences and sends its receipt", None);
         }
         if state.server == Server::Fenced && state.receipt == Some(state.current) {
             let mut next = state.clone();
@@ -383,12 +294,80 @@ impl Model {
             }
             let begun = Rc::make_mut(&mut next.holder).begin(&record(next.current));
             assert!(begun, "a new number may always be asked for");
-            emit(next, "an abort commits: the old primary gets a lease and opens again", 0);
+            emit(next, "an abort commits: the old primary gets a lease and opens again", None);
+        }
+    }
+}
+
+impl Searched for Model {
+    type State = State;
+    type Key = [u16; 7 * VOTERS + 6];
+
+    fn first(&self) -> State {
+        let disk = VoterState {
+            version: 1,
+            floors: BTreeMap::new(),
+            electorate: ELECTORATE.clone(),
+            largest_lease: self.lease,
+        };
+        // Long enough ago that nothing of an earlier process counts.
+        let granter = Granter::restarted(Moment(0), disk.clone(), self.voter_bounds());
+        let voter = Rc::new(Voter { granter, disk, writing: None });
+        let mut holder = Holder::new(LeaseNo(0));
+        holder.learn(&ELECTORATE);
+        assert!(holder.begin(&record(term(1))));
+        let mut state = State {
+            guard_now: Moment(100_000),
+            voter_now: Moment(100_000),
+            leader_now: Moment(100_000),
+            voters: [Rc::clone(&voter), Rc::clone(&voter), voter],
+            answers: [None; VOTERS],
+            holder: Rc::new(holder),
+            server: Server::Serves,
+            collector: self.collector(term(1)),
+            current: term(1),
+            receipt: None,
+            restarts: 0,
+            promoted: false,
+        };
+        for voter in 0..VOTERS {
+            self.ask(&mut state, voter);
+            self.answer_arrives(&mut state, voter);
+        }
+        assert!(state.holder.held(state.guard_now).is_some());
+        state
+    }
+
+    /// Every state that one thing happening leads to, with its name.
+    fn successors(&self, state: &State, emit: Emit<'_, State>) {
+        let mut next = state.clone();
+        self.tick(&mut next);
+        emit(next, "time passes", None);
+        for voter in 0..VOTERS {
+            self.voter_successors(state, voter, emit);
+        }
+        let begun = !state.collector.pledges(state.leader_now).is_empty();
+        if begun || state.collector.term() != state.current {
+            let mut next = state.clone();
+            next.collector = self.collector(state.current);
+            emit(next, "another leader collects anew", None);
+        }
+        // A promotion is a compare-and-set on the lease that ends.
+        if state.collector.term() == state.current {
+            let by_receipt = state.receipt == Some(state.current) && state.collector.pledged();
+            if by_receipt || state.collector.expiry(state.leader_now).is_some() {
+                let mut next = state.clone();
+                next.promoted = true;
+                emit(next, if by_receipt { "promotion by receipt" } else { "promotion by expiry" }, None);
+            }
+        }
+        if self.receipts {
+            self.receipt_successors(state, emit);
         }
     }
 
-    /// What tells a state from another, whatever the time; the three voters are alike.
-    fn key(&self, state: &State) -> [u16; 7 * VOTERS + 6] {
+    /// The three voters are alike.
+    fn key(&self, state: &State) -> Self::Key {
         let short = |length: Millis| u16::try_from(length.0 / 50).unwrap();
         let grants = state.holder.grants(state.guard_now);
         let pledges = state.collector.pledges(state.leader_now);
@@ -429,78 +408,11 @@ impl Model {
         std::array::from_fn(|_| all.next().unwrap())
     }
 
-    /// Breadth first, so that a trace is as short as any. `Ok`: all states, none bad. `Err`: the trace to a bad one.
-    fn search(&self) -> Result<Explored, Vec<String>> {
-        let mut promotions = 0;
-        let first = self.first();
-        let mut seen = BTreeSet::from([self.key(&first)]);
-        let mut steps: Vec<(usize, &'static str, usize)> = vec![(0, "", 0)];
-        let mut frontier = vec![(0, first)];
-        while !frontier.is_empty() {
-            let mut later = Vec::new();
-            for (at, state) in frontier {
-                let mut bad = None;
-                self.successors(&state, &mut |next, what, voter| {
-                    if !seen.insert(self.key(&next)) {
-                        return;
-                    }
-                    steps.push((at, what, voter));
-                    let index = steps.len() - 1;
-                    promotions += usize::from(next.promoted);
-                    if !next.promoted {
-                        later.push((index, next));
-                    } else if matches!(next.server, Server::Serves | Server::Fencing(_)) {
-                        // The new primary acts in this instant.
-                        bad = bad.or(Some(index));
-                    }
-                });
-                if let Some(index) = bad {
-                    return Err(trace(&steps, index));
-                }
-            }
-            frontier = later;
-        }
-        Ok(Explored { states: seen.len(), promotions })
-    }
-}
-
-/// What an exhaustive search went through. Without a promotion among it, it would show nothing.
-struct Explored {
-    states: usize,
-    promotions: usize,
-}
-
-fn trace(steps: &[(usize, &'static str, usize)], mut at: usize) -> Vec<String> {
-    let mut trace = Vec::new();
-    while at != 0 {
-        let (from, what, voter) = steps[at];
-        trace.push(format!("{what} ({voter})"));
-        at = from;
-    }
-    trace.reverse();
-    trace
-}
-
-fn safe(name: &str, model: Model) {
-    match model.search() {
-        Ok(Explored { states, promotions }) => {
-            assert!(promotions > 0, "{name}: nothing was ever promoted in {states} states");
-            println!("{name}: safe, exhaustive, {states} states, {promotions} of them promotions");
-        }
-        Err(trace) => panic!("{name}: two writers after {} steps:\n{}", trace.len(), trace.join("\n")),
-    }
-}
-
-fn broken(name: &str, model: Model) {
-    match model.search() {
-        Ok(Explored { states, .. }) => {
-            panic!("{name}: the rule is missing and nothing broke in {states} states")
-        }
-        Err(trace) => {
-            println!("{name}: two writers after {} steps, as it must be", trace.len());
-            for step in trace {
-                println!("    {step}");
-            }
+    fn found(&self, state: &State) -> Found {
+        match state.server {
+            _ if !state.promoted => Found::Open,
+            Server::Serves | Server::Fencing(_) => Found::TwoWriters,
+            Server::Fenced | Server::Reopens => Found::Promoted,
         }
     }
 }
@@ -510,22 +422,22 @@ const BASE: Model =
 
 #[test]
 fn a_slow_guard_is_safe() {
-    safe("slow guard", BASE);
+    safe("slow guard", &BASE);
 }
 
 #[test]
 fn a_longer_lease_is_safe() {
-    safe("longer lease", Model { lease: Millis(600), restarts: 0, ..BASE });
+    safe("longer lease", &Model { lease: Millis(600), restarts: 0, ..BASE });
 }
 
 #[test]
 fn a_fast_leader_is_safe() {
-    safe("fast leader", Model { clocks: FAST_LEADER, restarts: 0, ..BASE });
+    safe("fast leader", &Model { clocks: FAST_LEADER, restarts: 0, ..BASE });
 }
 
 #[test]
 fn receipts_and_aborts_are_safe() {
-    safe("receipts and aborts", Model { receipts: true, restarts: 0, ..BASE });
+    safe("receipts and aborts", &Model { receipts: true, restarts: 0, ..BASE });
 }
 
 #[test]
@@ -540,11 +452,11 @@ fn each_rule_is_needed() {
         Without::Floor,
         Without::RemainderAfterFsync,
     ] {
-        broken(&format!("without {without:?}"), Model { without, ..BASE });
+        broken(&format!("without {without:?}"), &Model { without, ..BASE });
     }
     // In a shorter lease, the rounding to whole steps hides it.
     let without = Without::VoterDrift;
-    broken("without VoterDrift", Model { without, lease: Millis(600), restarts: 0, ..BASE });
+    broken("without VoterDrift", &Model { without, lease: Millis(600), restarts: 0, ..BASE });
     let without = Without::NewNumberAfterReceipt;
-    broken("without NewNumberAfterReceipt", Model { without, receipts: true, restarts: 0, ..BASE });
+    broken("without NewNumberAfterReceipt", &Model { without, receipts: true, restarts: 0, ..BASE });
 }

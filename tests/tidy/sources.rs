@@ -8,7 +8,7 @@ const LINES_MAX: usize = 500;
 /// Files that may be longer, and why.
 const LONGER: [(&str, &str); 4] = [
     ("failover/adapters/tests/haproxy.rs", "one real HAProxy: its laboratory and what is tried on it"),
-    ("failover/tests/lease_model.rs", "one model: the search, its rules and its tests are read together"),
+    ("failover/tests/electorate_model.rs", "one model: its rules and its tests are read together"),
     ("node/src/cli/args.rs", "one table: every word of the command line"),
     ("node/src/cli/render/samples.rs", "one table: what people see, beside its golden files"),
 ];

@@ -58,4 +58,12 @@ impl ClockBounds {
         let more = length.0.saturating_mul(self.drift_per_mille).div_ceil(1000);
         Millis(length.0.saturating_add(more)).plus(self.rounding)
     }
+
+    /// How long majorities of old and new voters must have known of a change of the electorate before the new ones
+    /// count alone: what a guard may still hold that heard of it from nobody, and its fence. PROTOCOL, Granting:
+    /// L(1 + 2 rho) + F. `lease` and `fence` are the largest that any guard may still work with.
+    #[must_use]
+    pub const fn electorate_wait(self, lease: Millis, fence: Millis) -> Millis {
+        self.stretch(self.stretch(lease)).plus(self.stretch(fence))
+    }
 }

@@ -91,13 +91,12 @@ impl MeshState {
         }
     }
 
-    /// How long majorities of old and new voters must have known of a change before the new ones count alone: what a
-    /// guard may still hold that heard of it from nobody, and its fence. PROTOCOL, Granting: L(1 + 2 rho) + F.
+    /// How long majorities of old and new voters must have known of a change before the new ones count alone:
+    /// [`ClockBounds::electorate_wait`](crate::lease::ClockBounds::electorate_wait) of the slowest group.
     #[must_use]
     pub fn electorate_wait(&self) -> Millis {
         let of = |group: &super::Group| {
-            let lease = group.largest_lease.max(group.timing.lease);
-            CLOCK_BOUNDS.stretch(CLOCK_BOUNDS.stretch(lease)).plus(CLOCK_BOUNDS.stretch(group.largest_fence))
+            CLOCK_BOUNDS.electorate_wait(group.largest_lease.max(group.timing.lease), group.largest_fence)
         };
         self.groups.values().map(of).max().unwrap_or(Millis::ZERO)
     }
