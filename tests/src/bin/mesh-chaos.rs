@@ -23,7 +23,8 @@ mesh-chaos: real faults against a zero-loss mesh on hosts as network namespaces 
   --out      JSON lines, one a round
 
 A round is one fault, sometimes a second on top of it. After it everything is mended, the mesh must come right by itself,
-and every row that any client was ever told is committed must be there. A table of all rounds ends the output.";
+every row that any client was ever told is committed must be there, and every transaction that it was told is prepared must be
+prepared, or committed, or rolled back by its client. A table of all rounds ends the output.";
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -66,9 +67,11 @@ async fn run(asked: &Asked, out: Option<PathBuf>) -> Result<bool> {
     println!("\n{}", report::table(&told));
     let rounds = played.with_context(|| format!("seed {}", asked.seed))?;
     let acknowledged: usize = rounds.iter().map(|round| round.acknowledged).sum();
+    let prepared: usize = rounds.iter().map(|round| round.prepared).sum();
     match rounds.iter().find(|round| !round.kept()) {
         None => println!(
-            "{} rounds, {acknowledged} acknowledged rows: none lost, none by a second writer",
+            "{} rounds, {acknowledged} acknowledged rows: none lost, none by a second writer; {prepared} prepared \
+             transactions: each as its client was told",
             rounds.len()
         ),
         Some(round) => println!("round {} broke a promise: {round:?}", round.round),

@@ -43,6 +43,12 @@ pub enum Fault {
     Flapping,
     /// More runs at normal priority than the host has processors for.
     Load,
+    /// Agent and guard of the host get a tenth of a processor, in pieces.
+    Starved,
+    /// The wall clock of the host is stepped an hour forwards, and back when the round is mended.
+    ClockForward,
+    /// The wall clock of the host is stepped an hour backwards, and forth when the round is mended.
+    ClockBack,
     /// No room on the disk of the data and its log.
     DiskFull,
     /// Every write to that disk waits.
@@ -57,7 +63,7 @@ pub enum Fault {
 
 impl Fault {
     /// Every fault.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 25] = [
         Self::PostmasterKill,
         Self::PostmasterStop,
         Self::ServerFreeze,
@@ -75,6 +81,9 @@ impl Fault {
         Self::MeshCut,
         Self::Flapping,
         Self::Load,
+        Self::Starved,
+        Self::ClockForward,
+        Self::ClockBack,
         Self::DiskFull,
         Self::DiskHang,
         Self::ArchiveHang,
@@ -103,6 +112,9 @@ impl Fault {
             Self::MeshCut => "mesh-cut",
             Self::Flapping => "flapping",
             Self::Load => "load",
+            Self::Starved => "starved",
+            Self::ClockForward => "clock-forward",
+            Self::ClockBack => "clock-back",
             Self::DiskFull => "disk-full",
             Self::DiskHang => "disk-hang",
             Self::ArchiveHang => "archive-hang",

@@ -1,15 +1,17 @@
 //! Doing it and undoing it, on real hosts and processes. What a fault needs to be undone is looked for when everything is mended,
 //! so that any two faults can be on at once.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Result;
-use rustix::process::Signal;
+use rustix::process::{Signal, pidfd_send_signal};
 use tokio::task::JoinHandle;
 
 use super::fault::{Blow, Fault, Where};
+use crate::lab::clock::Beside;
 use crate::lab::cluster::{Cluster, WITNESS};
 use crate::lab::disk::Disk;
 use crate::lab::ground::port;
@@ -20,6 +22,10 @@ use crate::lab::process::{self, Process};
 const BUSY: usize = 8;
 /// How long a flapping link is down, and up.
 const FLAPS: [Duration; 2] = [Duration::from_millis(250), Duration::from_millis(350)];
+/// How long who is starved runs, and then does not.
+const PORTIONS: [Duration; 2] = [Duration::from_millis(20), Duration::from_millis(180)];
+/// How far a wall clock is stepped.
+const HOUR: Duration = Duration::from_secs(60 * 60);
 
 /// An agent answers within this long, or is stopped.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -74,6 +80,9 @@ impl Inflicted {
             Fault::MeshCut => cut_mesh(cluster, node).await?,
             Fault::Flapping => self.flap(cluster, node),
             Fault::Load => self.load(),
+            Fault::Starved => self.starve(cluster, node)?,
+            Fault::ClockForward => cluster.nodes[node].host.set_clock(Beside::Ahead(HOUR))?,
+            Fault::ClockBack => cluster.nodes[node].host.set_clock(Beside::Behind(HOUR))?,
             Fault::DiskFull => {
                 if let Some(disk) = self.sound_disk(cluster, node) {
                     disk.fill()?;
@@ -124,6 +133,7 @@ impl Inflicted {
             }
         }
         for node in &cluster.nodes {
+            node.host.set_clock(Beside::Not)?;
             node.host.heal().await?;
             node.host.thaw().await?;
         }
@@ -163,6 +173,29 @@ impl Inflicted {
                 tokio::time::sleep(FLAPS[1]).await;
             }
         }));
+    }
+
+    /// What the kernel does to a group of processes whose quota is used up, by signals: not every kernel has such quotas.
+    fn starve(&mut self, cluster: &Cluster, node: usize) -> Result<()> {
+        let node = &cluster.nodes[node];
+        let starved: Vec<OwnedFd> = [&node.agent, &node.guard]
+            .into_iter()
+            .flatten()
+            .map(|process| process::handle(process.pid()))
+            .collect::<Result<_>>()?;
+        let stop = Arc::clone(&self.stop);
+        self.tasks.push(tokio::spawn(async move {
+            while !stop.load(Ordering::Relaxed) {
+                for (signal, length) in [Signal::CONT, Signal::STOP].into_iter().zip(PORTIONS) {
+                    for one in &starved {
+                        // One that died meanwhile needs nothing; mending lets everything on the host go on.
+                        let _gone = pidfd_send_signal(one, signal);
+                    }
+                    tokio::time::sleep(length).await;
+                }
+            }
+        }));
+        Ok(())
     }
 
     fn load(&mut self) {

@@ -19,7 +19,8 @@ use serde::Serialize;
 pub use self::fault::{Fault, Plan, Where};
 use self::inflict::Inflicted;
 use self::oracle::Oracle;
-use crate::lab::cluster::{Also, Cluster, Wanted};
+use crate::lab::cluster::{Also, Cluster, EAST, Wanted};
+use crate::lab::ground::port;
 use crate::lab::haproxy::Follows;
 use crate::lab::host::Terrain;
 use crate::lab::writer::Writer;
@@ -74,8 +75,12 @@ pub struct Round {
     pub healed_ms: u64,
     /// Rows acknowledged in this round, by every writer.
     pub acknowledged: usize,
+    /// Transactions acknowledged as prepared in this round.
+    pub prepared: usize,
     /// Acknowledged rows that the primary lacks.
     pub lost: Vec<i64>,
+    /// Prepared transactions that are not as their client was told.
+    pub astray: Vec<String>,
     /// Whether two servers acknowledged in turns, which needs two that may at once.
     pub two_writers: bool,
 }
@@ -84,7 +89,7 @@ impl Round {
     /// Whether every promise was kept.
     #[must_use]
     pub fn kept(&self) -> bool {
-        self.lost.is_empty() && !self.two_writers
+        self.lost.is_empty() && self.astray.is_empty() && !self.two_writers
     }
 }
 
@@ -96,7 +101,7 @@ pub async fn play(asked: &Asked, out: &mut dyn Write, mut each: impl FnMut(&Roun
     let began = Instant::now();
     let mut cluster = raise(asked).await?;
     let writer = cluster.writer();
-    let mut oracle = Oracle::start(&cluster);
+    let mut oracle = Oracle::start(&cluster, cluster.servers[EAST].client(cluster.haproxy.ip, port::ROUTE));
     let mut rng = Rng::new(asked.seed);
     let mut rounds: Vec<Round> = Vec::new();
     flowing(&cluster, &writer).await?;
@@ -139,7 +144,7 @@ async fn raise(asked: &Asked) -> Result<Cluster> {
             "durability = \"zero-loss\"\nhold_down_seconds = 0\nsite_preference = [\"east\", \"dr\"]\n{}\n",
             asked.spec
         ),
-        also: vec![Also::Standby, Also::Disks],
+        also: vec![Also::Standby, Also::Disks, Also::Clocks],
     };
     let mut cluster = Cluster::raise(wanted).await?;
     cluster.form().await?;
@@ -192,7 +197,9 @@ async fn one(
         gap_ms: millis(gap),
         healed_ms,
         acknowledged: found.acknowledged,
+        prepared: found.prepared,
         lost: found.lost,
+        astray: found.astray,
         two_writers: found.two_writers,
     })
 }

@@ -16,6 +16,7 @@ use mesh_proto::run::{Phase, Run};
 use rustix::process::Signal;
 
 use super::bind::{self, Bind};
+use super::clock;
 use super::ground::{Ground, port};
 use super::haproxy::{Backend, Follows, Haproxy};
 use super::host::{Host, Terrain};
@@ -67,6 +68,8 @@ pub enum Also {
     Standby,
     /// A disk of its own for the data of each PostgreSQL server, and an archive command that can hang.
     Disks,
+    /// A wall clock of its own for each host.
+    Clocks,
 }
 
 /// A running cluster. Dropping it ends everything it started.
@@ -100,7 +103,13 @@ impl Cluster {
     /// When a part does not come up; everything that did is ended.
     pub async fn raise(wanted: Wanted) -> Result<Self> {
         let ground = Ground::take(wanted.name)?;
-        let hosts = hosts(&ground, wanted.terrain).await?;
+        let mut hosts = hosts(&ground, wanted.terrain).await?;
+        if wanted.also.contains(&Also::Clocks) {
+            let library = clock::library(&ground).await?;
+            for host in &mut hosts {
+                host.give_clock(&ground, &library)?;
+            }
+        }
         let secrets = Secrets::draw()?;
         let mut servers = Vec::new();
         let count = if wanted.also.contains(&Also::Standby) { 3 } else { 2 };
@@ -139,7 +148,7 @@ impl Cluster {
             match also {
                 Also::Bind => bind = Some(Bind::start(&ground, at, first.ip()).await?),
                 Also::Pgbouncer => pgbouncer = Some(Pgbouncer::start(&ground, at, first, &secrets).await?),
-                Also::Redis | Also::Standby | Also::Disks => {}
+                Also::Redis | Also::Standby | Also::Disks | Also::Clocks => {}
             }
         }
         let nodes = hosts

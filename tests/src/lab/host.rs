@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::Signal;
 use tokio::process::Command;
 
+use super::clock::{Beside, Clock};
 use super::ground::{Ground, MARK, User};
 use super::net::{self, Cut, Network};
 use super::process::send;
@@ -32,6 +33,7 @@ pub struct Host {
     namespace: Option<String>,
     lab: PathBuf,
     user: Option<User>,
+    clock: Option<Clock>,
 }
 
 impl Host {
@@ -44,6 +46,7 @@ impl Host {
             namespace: None,
             lab: ground.dir().to_owned(),
             user: ground.user().cloned(),
+            clock: None,
         }
     }
 
@@ -55,6 +58,24 @@ impl Host {
         let namespace = network.add(ground, n).await?;
         let ip = network.address(n);
         Ok(Self { ip, namespace: Some(namespace), ..Self::on_loopback(ground, name, n) })
+    }
+
+    /// Gives it a wall clock of its own, for what is started from now on.
+    ///
+    /// # Errors
+    /// As [`Clock::of`].
+    pub fn give_clock(&mut self, ground: &Ground, library: &std::path::Path) -> Result<()> {
+        self.clock = Some(Clock::of(ground, library, &self.name)?);
+        Ok(())
+    }
+
+    /// Steps its wall clock.
+    ///
+    /// # Errors
+    /// Where it has none of its own.
+    pub fn set_clock(&self, beside: Beside) -> Result<()> {
+        let clock = self.clock.as_ref();
+        clock.with_context(|| format!("{} runs by the machine's clock", self.name))?.set(beside)
     }
 
     /// Its name.
@@ -111,6 +132,8 @@ impl Host {
             gid = format!("--regid={}", user.gid);
             words.extend(["setpriv", &uid, &gid, "--init-groups"].map(OsStr::new));
         }
+        let by_clock = self.clock.as_ref().map(Clock::words);
+        words.extend(by_clock.iter().flatten().map(OsStr::new));
         words.push(program);
         let mut command = Command::new(words[0]);
         command

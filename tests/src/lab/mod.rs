@@ -8,6 +8,7 @@
 //! behind, however it ends: see [`ground`].
 
 pub mod bind;
+pub mod clock;
 pub mod cluster;
 pub mod direct;
 pub mod disk;
@@ -22,6 +23,7 @@ pub mod net;
 pub mod patroni;
 pub mod pgbouncer;
 pub mod postgres;
+pub mod prepared;
 pub mod process;
 pub mod redis;
 pub mod routes;

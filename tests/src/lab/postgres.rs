@@ -146,7 +146,7 @@ impl Server {
         self.tool("initdb", args.map(str::to_owned).into_iter().chain([show(&self.data)])).await?;
         // Nothing of this host in here: pg_basebackup and pg_rewind copy the file to other hosts.
         let conf = "wal_log_hints = on\nrestart_after_crash = off\nmax_connections = 60\n\
-            superuser_reserved_connections = 5\nshared_buffers = 32MB\nwal_keep_size = 256MB\n\
+            superuser_reserved_connections = 5\nmax_prepared_transactions = 60\nshared_buffers = 32MB\nwal_keep_size = 256MB\n\
             dynamic_shared_memory_type = mmap\n\
             log_line_prefix = '%m [%p] %q%a '\nlog_connections = off\n";
         append(&self.data.join("postgresql.conf"), conf)?;
@@ -323,6 +323,14 @@ impl Server {
         };
         let answer = tokio::time::timeout(SLOW / 2, work).await;
         answer.with_context(|| format!("{} does not answer", self.name))?
+    }
+
+    /// The names of the transactions that are prepared and neither committed nor rolled back.
+    ///
+    /// # Errors
+    /// When the server does not answer within 5 s.
+    pub async fn prepared(&self) -> Result<Vec<String>> {
+        self.ask("SELECT coalesce(array_agg(gid), '{}') FROM pg_prepared_xacts").await
     }
 
     /// Runs statements as superuser.

@@ -1,12 +1,13 @@
 //! Processes: starting one with its log, ending it, and finding those of a database.
 
 use std::ffi::OsStr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use tokio::process::{Child, Command};
 
 /// A process that the lab started and whose end it awaits.
@@ -161,6 +162,15 @@ pub fn send(pid: u32, signal: Signal) -> Result<()> {
         Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
         Err(error) => Err(error).with_context(|| format!("cannot signal process {pid}")),
     }
+}
+
+/// A handle on a process that never means another one which got its number later.
+///
+/// # Errors
+/// When it is gone.
+pub fn handle(pid: u32) -> Result<OwnedFd> {
+    let number = i32::try_from(pid).ok().and_then(Pid::from_raw).context("not a process number")?;
+    pidfd_open(number, PidfdFlags::empty()).with_context(|| format!("cannot take hold of process {pid}"))
 }
 
 /// A process and all its living descendants.

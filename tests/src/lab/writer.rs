@@ -1,5 +1,5 @@
 //! A client that a user would recognise: one insert at a time through the route, reconnecting when it must, and
-//! remembering every row that was acknowledged and when.
+//! remembering every row that was acknowledged and when. Another one holds each of its transactions open for seconds.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,6 +21,22 @@ const RECONNECT: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(1);
 /// A gap shorter than this is no outage: a checkpoint on a slow disk can cause it.
 const NOTEWORTHY: Duration = Duration::from_millis(100);
+
+/// How long transactions stay open, in turn: some end before a fault, some begin after it, and many span it.
+const HELD: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(7), Duration::from_secs(12)];
+
+/// How one writes.
+#[derive(Debug, Clone, Copy)]
+struct Manner {
+    /// What its rows carry.
+    name: &'static str,
+    /// Its rows are numbered from here on.
+    first: i64,
+    /// Its pause before a reconnect.
+    reconnect: Duration,
+    /// How long its transactions stay open after their insert, in turn; no time at all when empty.
+    held: &'static [Duration],
+}
 
 /// One acknowledged insert.
 #[derive(Debug, Clone, Copy)]
@@ -58,29 +74,29 @@ impl Writer {
     /// Starts writing where `config` leads; rows are numbered from `first`, and carry `name`.
     #[must_use]
     pub fn start(config: Config, name: &'static str, first: i64) -> Self {
-        Self::start_at(config, None, (name, first, RECONNECT))
+        Self::start_at(config, None, Manner { name, first, reconnect: RECONNECT, held: &[] })
     }
 
     /// The same for a client that is refused most of the time: it waits longer before it tries again.
     #[must_use]
     pub fn start_patient(config: Config, name: &'static str, first: i64) -> Self {
-        Self::start_at(config, None, (name, first, RECONNECT * 10))
+        Self::start_at(config, None, Manner { name, first, reconnect: RECONNECT * 10, held: &[] })
+    }
+
+    /// The same for a client that holds each transaction open for seconds, whatever happens meanwhile, and then commits it.
+    #[must_use]
+    pub fn start_holding(config: Config, name: &'static str, first: i64) -> Self {
+        Self::start_at(config, None, Manner { name, first, reconnect: RECONNECT * 10, held: &HELD })
     }
 
     /// The same by a name that is asked for before each connection; `config` has no host.
     #[must_use]
     pub fn follow(config: Config, followed: Followed, name: &'static str, first: i64) -> Self {
-        Self::start_at(config, Some(followed), (name, first, RECONNECT))
+        Self::start_at(config, Some(followed), Manner { name, first, reconnect: RECONNECT, held: &[] })
     }
 
-    fn start_at(mut config: Config, followed: Option<Followed>, how: (&'static str, i64, Duration)) -> Self {
-        config
-            .connect_timeout(PATIENCE)
-            .tcp_user_timeout(PATIENCE)
-            .keepalives_idle(PATIENCE)
-            // Longer than our own patience: a wait for standbys that the server cancels looks acknowledged.
-            .options("-c statement_timeout=5000")
-            .application_name("lab_writer");
+    fn start_at(mut config: Config, followed: Option<Followed>, how: Manner) -> Self {
+        impatient(&mut config);
         let seen = Arc::new(Mutex::new(Seen::default()));
         let (stop, stopped) = watch::channel(false);
         let task = tokio::spawn(write((config, followed), how, Arc::clone(&seen), stopped));
@@ -221,16 +237,27 @@ async fn rows(config: &Config) -> Result<HashSet<i64>> {
     rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
+/// A client that gives up before the server does.
+pub(super) fn impatient(config: &mut Config) {
+    config
+        .connect_timeout(PATIENCE)
+        .tcp_user_timeout(PATIENCE)
+        .keepalives_idle(PATIENCE)
+        // Longer than our own patience: a wait for standbys that the server cancels looks acknowledged.
+        .options("-c statement_timeout=5000")
+        .application_name("lab_writer");
+}
+
 async fn write(
     (config, followed): (Config, Option<Followed>),
-    (name, first, reconnect): (&'static str, i64, Duration),
+    how: Manner,
     seen: Arc<Mutex<Seen>>,
     mut stopped: watch::Receiver<bool>,
 ) {
-    let mut id = first;
+    let mut id = how.first;
     let mut session: Option<Session> = None;
     while !*stopped.borrow() {
-        let pause = match step((&config, followed), name, &mut session, &mut id).await {
+        let pause = match step((&config, followed), how, &mut session, &mut id).await {
             Ok(()) => {
                 let ack = Ack { id, at: Instant::now() };
                 seen.lock().unwrap_or_else(PoisonError::into_inner).acks.push(ack);
@@ -240,7 +267,7 @@ async fn write(
                 session = None;
                 let told = (Instant::now(), format!("{error:#}"));
                 seen.lock().unwrap_or_else(PoisonError::into_inner).error = Some(told);
-                reconnect
+                how.reconnect
             }
         };
         tokio::select! {
@@ -252,7 +279,7 @@ async fn write(
 
 async fn step(
     (config, followed): (&Config, Option<Followed>),
-    name: &str,
+    how: Manner,
     session: &mut Option<Session>,
     id: &mut i64,
 ) -> Result<()> {
@@ -267,8 +294,21 @@ async fn step(
     };
     // Never the same number twice: a row whose insert failed may yet be there.
     *id += 1;
-    let row: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [id, &name];
-    let insert = open.client.execute("INSERT INTO lab (id, writer) VALUES ($1, $2)", &row);
+    let turn = usize::try_from(*id - how.first)? % how.held.len().max(1);
+    match how.held.get(turn) {
+        None => insert(&open.client, *id, how.name).await,
+        Some(length) => {
+            open.run("BEGIN").await?;
+            insert(&open.client, *id, how.name).await?;
+            tokio::time::sleep(*length).await;
+            open.run("COMMIT").await
+        }
+    }
+}
+
+async fn insert(client: &Client, id: i64, name: &str) -> Result<()> {
+    let row: [&(dyn tokio_postgres::types::ToSql + Sync); 2] = [&id, &name];
+    let insert = client.execute("INSERT INTO lab (id, writer) VALUES ($1, $2)", &row);
     tokio::time::timeout(PATIENCE, insert).await.context("no answer to an insert within 1 s")??;
     Ok(())
 }
@@ -286,6 +326,12 @@ impl Session {
         // An error of the connection shows in the query that waits for it.
         let driver = tokio::spawn(async move { drop(connection.await) });
         Ok(Self { client, driver })
+    }
+
+    /// Statements without parameters.
+    pub(super) async fn run(&self, sql: &str) -> Result<()> {
+        let done = tokio::time::timeout(PATIENCE, self.client.batch_execute(sql));
+        Ok(done.await.with_context(|| format!("no answer to {sql} within 1 s"))??)
     }
 }
 
