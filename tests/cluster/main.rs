@@ -7,6 +7,7 @@
 
 mod boot_gate;
 mod chaos;
+mod clocks;
 mod crash;
 mod disks;
 mod doctor;

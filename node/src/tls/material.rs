@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use mesh_proto::MeshId;
+use rustls::CertificateError;
 use rustls::client::WebPkiServerVerifier;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
@@ -99,6 +100,23 @@ pub enum MaterialError {
         cert: PathBuf,
         /// The list.
         crl: PathBuf,
+    },
+    /// They are good, but not now.
+    #[error(
+        "{} or {} is not valid at {at}, which is the time by this host's clock; set the clock right, or issue it again with \
+         `mesh ca issue`",
+        cert.display(), ca.display()
+    )]
+    NotNow {
+        /// Authority.
+        ca: PathBuf,
+        /// Certificate.
+        cert: PathBuf,
+        /// When it was looked at.
+        at: jiff::Timestamp,
+        /// What rustls said.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Authority, certificate and key do not fit together.
     #[error(
@@ -215,12 +233,7 @@ impl Material {
                 verifier,
                 ends,
             })
-            .map_err(|source| MaterialError::Mismatch {
-                ca: files.ca.to_owned(),
-                cert: files.cert.to_owned(),
-                key: files.key.to_owned(),
-                source,
-            })
+            .map_err(|source| refused(files, source))
     }
 
     /// Who this process is.
@@ -261,6 +274,20 @@ impl Material {
     #[must_use]
     pub fn client(&self) -> Arc<ClientConfig> {
         Arc::clone(&self.client)
+    }
+}
+
+/// Files that a peer would not accept.
+fn refused(files: Files<'_>, source: Box<dyn std::error::Error + Send + Sync>) -> MaterialError {
+    let (ca, cert) = (files.ca.to_owned(), files.cert.to_owned());
+    match source.downcast_ref::<rustls::Error>() {
+        Some(rustls::Error::InvalidCertificate(
+            CertificateError::NotValidYet
+            | CertificateError::NotValidYetContext { .. }
+            | CertificateError::Expired
+            | CertificateError::ExpiredContext { .. },
+        )) => MaterialError::NotNow { ca, cert, at: jiff::Timestamp::now(), source },
+        _ => MaterialError::Mismatch { ca, cert, key: files.key.to_owned(), source },
     }
 }
 

@@ -24,6 +24,8 @@ pub enum Beside {
     Ahead(Duration),
     /// So far behind.
     Behind(Duration),
+    /// Whoever looks sees a second less than whoever looked before.
+    Backwards,
 }
 
 /// A host's wall clock.
@@ -65,15 +67,18 @@ impl Clock {
     /// When its page cannot be written.
     pub fn set(&self, beside: Beside) -> Result<()> {
         let nanos = |length: Duration| i64::try_from(length.as_nanos()).context("no clock is that wrong");
-        let value = match beside {
-            Beside::Not => 0,
-            Beside::Ahead(length) => nanos(length)?,
-            Beside::Behind(length) => -nanos(length)?,
+        let second = nanos(Duration::from_secs(1))?;
+        let (value, at_every_look) = match beside {
+            Beside::Not => (0, 0),
+            Beside::Ahead(length) => (nanos(length)?, 0),
+            Beside::Behind(length) => (-nanos(length)?, 0),
+            Beside::Backwards => (0, -second),
         };
         let page = std::fs::OpenOptions::new().write(true).open(&self.page);
         let page = page.with_context(|| format!("cannot open {}", self.page.display()))?;
-        // One write of one word: whoever reads it sees the old or the new clock.
-        page.write_all_at(&value.to_ne_bytes(), 0).context("a clock cannot be set")
+        // Each word in one write: whoever reads it sees the old or the new one. The step first, or it would be added to.
+        page.write_all_at(&i64::to_ne_bytes(at_every_look), 8).context("a clock cannot be set")?;
+        page.write_all_at(&i64::to_ne_bytes(value), 0).context("a clock cannot be set")
     }
 
     /// The words before a program that make it run by this clock.

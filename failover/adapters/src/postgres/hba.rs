@@ -78,6 +78,8 @@ pub async fn write_hba(instance: &Instance, clients: Clients, deadline: Instant)
 /// # Errors
 /// Any that leaves it uncertain that the new rules are in force.
 pub async fn set_clients(instance: &Instance, clients: Clients, deadline: Instant) -> Result<(), HbaError> {
+    write_hba(instance, clients, deadline).await?;
+    // Forked after the file was written: a reload that comes after this fork has read it, whoever asked for it.
     let session = Session::local(instance, Durability::Local, deadline).await?;
     let what = "read hba_file";
     let row = session.row(what, "SELECT current_setting('hba_file')", &[], deadline).await?;
@@ -85,7 +87,6 @@ pub async fn set_clients(instance: &Instance, clients: Clients, deadline: Instan
     if std::path::Path::new(&actual) != instance.gate_hba() {
         return Err(HbaError::OtherFile { actual });
     }
-    write_hba(instance, clients, deadline).await?;
     check_lines(&session, deadline).await?;
     reload_and_wait(instance, &session, deadline).await
 }
@@ -116,18 +117,19 @@ async fn check_lines(session: &Session, deadline: Instant) -> Result<(), HbaErro
     }
 }
 
-/// A session forked after the postmaster reloaded inherits its load time: so a new one with a later time than our
-/// request proves that the postmaster judges new sessions by the new file.
+/// A session forked after the postmaster reloaded inherits its load time: so a new one with another time than `session` has
+/// proves that the postmaster judges new sessions by the new file. Another, not a later one: the server's clock may have been
+/// stepped.
 async fn reload_and_wait(instance: &Instance, session: &Session, deadline: Instant) -> Result<(), HbaError> {
     let asked = "ask for a reload";
-    let sql = "SELECT clock_timestamp(), pg_reload_conf()";
+    let sql = "SELECT pg_conf_load_time(), pg_reload_conf()";
     let before: SystemTime = get(asked, &session.row(asked, sql, &[], deadline).await?, 0)?;
     loop {
         let fresh = Session::local(instance, Durability::Local, deadline).await?;
         let what = "read the load time";
         let row = fresh.row(what, "SELECT pg_conf_load_time()", &[], deadline).await?;
         let loaded: SystemTime = get(what, &row, 0)?;
-        if loaded >= before {
+        if loaded != before {
             return Ok(());
         }
         if Instant::now() >= deadline {
