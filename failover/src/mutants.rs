@@ -14,6 +14,8 @@ pub enum Mutant {
     VotesByAgent,
     /// Treat an unknown outcome as done.
     UnknownIsDone,
+    /// Send an effect again whose outcome nobody knows, without asking first what became of it.
+    RepeatedUnasked,
     /// Promote without having frozen the standbys.
     NoFreeze,
     /// Do not wait for the fence budget after the lease's end.

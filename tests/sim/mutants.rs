@@ -6,12 +6,13 @@ use mesh_tests::sim::{Options, run};
 
 /// The rule, and where to look: the seeds `from .. from + SEEDS`. Searched from seed 0, the first that shows it is the
 /// last of them or just before; a search from 0 would take minutes for the rare ones.
-const TABLE: [(&str, u64); 22] = [
+const TABLE: [(&str, u64); 23] = [
     ("promote-without-waiting", 10),
     ("minority-pledges", 38),
     ("no-fence-budget", 14),
     ("no-freeze", 8),
     ("unknown-is-done", 134),
+    ("repeated-unasked", 0),
     ("votes-by-agent", 1273),
     ("blind-is-witness", 686),
     ("pledge-not-persisted", 0),
@@ -89,6 +90,11 @@ fn promoting_a_standby_that_was_not_frozen_is_caught() {
 #[test]
 fn an_unknown_outcome_taken_as_done_is_caught() {
     caught("unknown-is-done");
+}
+
+#[test]
+fn an_effect_repeated_without_asking_first_is_caught() {
+    caught("repeated-unasked");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use mesh_proto::{Epoch, GroupName, Millis, RunId};
 use super::errands;
 use super::steps::budget;
 use super::{Context, Driver, Executor, InFlight, Todo};
+use crate::mutants::Mutant;
 use crate::state::{Group, MeshState};
 
 /// How long after an order's own budget its answer may still arrive.
@@ -95,7 +96,7 @@ impl Driver {
             return;
         };
         // An intent that another leader committed, or whose answer was lost, is verified first.
-        let verify = !self.mine.contains(&at);
+        let verify = !self.mine.contains(&at) && !context.mutants.has(Mutant::RepeatedUnasked);
         let budget = if verify { Millis(2_000) } else { budget(effect, group) };
         let until = context.now.after(budget.min(PATIENCE).plus(ANSWER_SLACK));
         self.in_flight.insert(at, InFlight { until, verify });

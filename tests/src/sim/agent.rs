@@ -284,6 +284,7 @@ impl World {
                     }
                 };
                 let Some((there, to)) = to else { return };
+                self.check_asked_first(host, &order);
                 let verify = if order.verify_only { "verify: " } else { "" };
                 self.say(|| format!("{host} orders {} {verify}{}", order.step, order.effect));
                 self.send(host, there, Message::Order { from: host, life, to, order });
@@ -352,6 +353,7 @@ impl World {
             Message::OrderAnswer { life, order, outcome } => {
                 if self.agents[host].life == life {
                     self.say(|| format!("{host} hears of {}: {outcome:?}", order.step));
+                    self.heard_of(host, &order, &outcome);
                     let group = order.group.clone();
                     self.agents[host].coordinator.executed(now, &group, order.step, outcome);
                 }

@@ -5,7 +5,7 @@
 //! | 1 one writer | `check_step`: at most one server able to acknowledge, and it is the committed primary's; none without a lease for longer than F |
 //! | 2 no promotion without proof | `check_promotion`: the old primary really cannot acknowledge when the entry commits, whatever the proof claims |
 //! | 3 zero loss | `check_zero_loss`: no acknowledged write is missing from what is promoted, unless a person accepted it |
-//! | 4 intent before effect | `accept_order`: every order that acts was committed as an intent first, with its epoch |
+//! | 4 intent before effect | `accept_order`: every order that acts was committed as an intent first, with its epoch; `check_asked_first`: none is repeated before somebody asked what became of it |
 //! | 5 any agent can finish it | `check_signal`: a phase is entered only for what is really so; liveness ends every run |
 //! | 6 a minority never acts, the blind are no witnesses | `check_promotion`: a majority of voters has the floor on disk; `check_opened`: mesh opens a failover only if something really is wrong |
 //! | 7 every state has an exit | `liveness` |
@@ -15,11 +15,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_failover::state::MeshState;
 use mesh_proto::command::{Command, Entry};
-use mesh_proto::effect::{Effect, EffectKind, Finding, Order, Outcome, StepRef};
+use mesh_proto::effect::{Effect, EffectKind, Finding, Order, Outcome, Refusal, StepRef};
 use mesh_proto::lease::{LeaseKey, LeaseTerm, Proof};
 use mesh_proto::quorum::DurabilityProof;
 use mesh_proto::run::{Actor, Phase, RunKind};
-use mesh_proto::{Epoch, InstanceName, RunId};
+use mesh_proto::{AgentName, Epoch, InstanceName, RunId};
 
 use super::clock::{Time, ms, us};
 use super::postgres::Processes;
@@ -37,6 +37,10 @@ pub(super) struct Checks {
     pub wrong_at: Time,
     /// Every intent that was ever committed.
     intents: BTreeSet<(StepRef, String)>,
+    /// Who committed each.
+    intended_by: BTreeMap<StepRef, AgentName>,
+    /// Whether an agent, in one life, may send a step so that it acts: it heard that the step was not done.
+    not_done: BTreeMap<(usize, u64, StepRef), bool>,
     /// And of which kinds they were.
     pub kinds: BTreeSet<EffectKind>,
     pub failovers: u64,
@@ -132,12 +136,14 @@ impl World {
                     for step in steps {
                         let at = StepRef { run: *run, step: step.step, attempt: step.attempt };
                         self.checks.intents.insert((at, step.effect.to_string()));
+                        self.checks.intended_by.insert(at, entry.by.clone());
                         self.checks.kinds.insert(step.effect.kind());
                     }
                 }
                 Command::RepairStarted { effect, .. } => {
                     let at = StepRef { run: RunId(index), step: 0, attempt: 1 };
                     self.checks.intents.insert((at, effect.to_string()));
+                    self.checks.intended_by.insert(at, entry.by.clone());
                     self.checks.kinds.insert(effect.kind());
                 }
                 Command::RunOpened { plan } if plan.actor == Actor::Mesh => self.check_opened(),
@@ -290,6 +296,36 @@ impl World {
                 self.fail(format!("promise 5: unfinished run {run} ({phase}) begins a hold-down"));
             }
             Some(_) | None => {}
+        }
+    }
+
+    /// Promise 4: an order that acts is the first of its step, or whoever sends it asked and heard that it was not done. One who
+    /// was deposed and does not know it may take another's intent for its own: that is what the gate for terms is for.
+    pub(super) fn check_asked_first(&mut self, host: usize, order: &Order) {
+        if order.verify_only || order.raft_term < self.raft.term {
+            return;
+        }
+        let own = self.checks.intended_by.get(&order.step) == Some(&self.setup.hosts[host].0);
+        let sender = (host, self.agents[host].life, order.step);
+        if !self.checks.not_done.insert(sender, false).unwrap_or(own) {
+            self.fail(format!(
+                "promise 4: {} ({}) is ordered again by {host}, which did not ask what became of it",
+                order.step, order.effect
+            ));
+        }
+    }
+
+    /// What an agent hears of an order that it sent.
+    pub(super) fn heard_of(&mut self, host: usize, order: &Order, outcome: &Outcome) {
+        let sender = (host, self.agents[host].life, order.step);
+        let not_done = match outcome {
+            Outcome::Refused { code: Refusal::NotSo, .. } => order.verify_only,
+            // Nobody received it, so whoever might do it still might.
+            Outcome::Refused { code: Refusal::NotDelivered, .. } => !order.verify_only,
+            Outcome::Done(_) | Outcome::Refused { .. } | Outcome::Unknown { .. } => false,
+        };
+        if not_done {
+            self.checks.not_done.insert(sender, true);
         }
     }
 

@@ -32,12 +32,13 @@ pub enum Mutation {
 
 impl Mutation {
     /// Every one, with its name on the command line.
-    pub const ALL: [(&'static str, Self); 22] = [
+    pub const ALL: [(&'static str, Self); 23] = [
         ("promote-without-waiting", Self::Rule(Mutant::PromoteWithoutWaiting)),
         ("minority-pledges", Self::Rule(Mutant::MinorityPledges)),
         ("no-fence-budget", Self::Rule(Mutant::NoFenceBudget)),
         ("no-freeze", Self::Rule(Mutant::NoFreeze)),
         ("unknown-is-done", Self::Rule(Mutant::UnknownIsDone)),
+        ("repeated-unasked", Self::Rule(Mutant::RepeatedUnasked)),
         ("votes-by-agent", Self::Rule(Mutant::VotesByAgent)),
         ("blind-is-witness", Self::Rule(Mutant::BlindIsWitness)),
         ("pledge-not-persisted", Self::PledgeNotPersisted),

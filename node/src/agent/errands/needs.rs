@@ -128,11 +128,17 @@ impl Needs {
             Standing::Primary(primary) => primary,
         };
         let left = until.saturating_duration_since(Instant::now());
-        match glance.look(&self.logins, left).await {
-            Some(Seen::Writable { epoch: Some(seen) }) if seen == epoch => Ok(()),
-            Some(seen) => Err(format!("{instance} should be its primary of epoch {epoch}, and is: {seen}")),
-            None => Err(format!("this agent's file has no login to look at {instance}")),
-        }
+        accepts(&instance, epoch, glance.look(&self.logins, left).await)
+    }
+}
+
+/// Whether what was seen of the primary by the log is one that accepts writes, in that epoch: one of another epoch is about to
+/// be fenced, or was not told yet.
+fn accepts(instance: &InstanceName, epoch: Epoch, seen: Option<Seen>) -> Result<(), String> {
+    match seen {
+        Some(Seen::Writable { epoch: Some(of) }) if of == epoch => Ok(()),
+        Some(seen) => Err(format!("{instance} should be its primary of epoch {epoch}, and is: {seen}")),
+        None => Err(format!("this agent's file has no login to look at {instance}")),
     }
 }
 
@@ -167,6 +173,24 @@ mod tests {
         for standing in [|| Standing::Unknown, || Standing::NoPrimary] {
             assert!(met(&["cache"], standing).await.is_err());
         }
+    }
+
+    #[test]
+    fn only_a_writable_primary_of_the_very_epoch_is_one() {
+        let primary: InstanceName = "redis-dr".parse().unwrap();
+        let accepts = |seen| accepts(&primary, Epoch(4), seen);
+        assert_eq!(accepts(Some(Seen::Writable { epoch: Some(Epoch(4)) })), Ok(()));
+        for seen in [
+            Seen::Writable { epoch: Some(Epoch(3)) },
+            Seen::Writable { epoch: Some(Epoch(5)) },
+            Seen::Writable { epoch: None },
+            Seen::ReadOnly,
+            Seen::TimedOut,
+        ] {
+            let said = accepts(Some(seen)).unwrap_err();
+            assert!(said.contains("redis-dr should be its primary of epoch 4"), "{said}");
+        }
+        assert!(accepts(None).unwrap_err().contains("no login"));
     }
 
     #[test]

@@ -32,8 +32,9 @@ key = "/etc/mesh/agent.key"
 
 const SPEC: &str = r#"{"group":"orders","instance":[
     {"name":"pg-dr","site":"dr","agent":"dr-1","address":"10.0.0.2:5432","guard":"10.0.0.2:7401"}],
-    "service":[{"name":"api","site":"dr","agent":"dr-1"},{"name":"foreign","site":"dr","agent":"dr-1"}],
-    "hook":[{"name":"page","agents":["dr-1"]}],
+    "service":[{"name":"api","site":"dr","agent":"dr-1"},{"name":"foreign","site":"dr","agent":"dr-1"},
+        {"name":"fed","site":"dr","agent":"dr-1","needs":["cache"]}],
+    "hook":[{"name":"page","agents":["dr-1"]},{"name":"told","agents":["dr-1"],"needs":["cache"]}],
     "fencer":[{"name":"bmc","fences":["pg-dr"],"agents":["dr-1"]}]}"#;
 
 struct Applied(Ending);
@@ -77,7 +78,8 @@ fn keeper_at(dir: &Path, hook: &str, ending: Ending) -> ErrandKeeper {
     );
     let text = format!(
         "{FILE}[[service]]\nname = \"api\"\nstart = [\"{start}\"]\nstop = [\"{stop}\"]\ncheck = [\"{check}\"]\n\
-         [[hook]]\nname = \"page\"\nprogram = \"{hook}\"\n\
+         [[service]]\nname = \"fed\"\nstart = [\"{start}\"]\nstop = [\"{stop}\"]\ncheck = [\"{check}\"]\n\
+         [[hook]]\nname = \"page\"\nprogram = \"{hook}\"\n[[hook]]\nname = \"told\"\nprogram = \"{hook}\"\n\
          [[fencer]]\nname = \"bmc\"\nprogram = \"{fencer}\"\n"
     );
     let config = NodeConfig::parse(Path::new("mesh.toml"), &text).unwrap();
@@ -113,6 +115,12 @@ fn order(name: &str, work: Kind, epoch: u64, attempt: u32) -> Order {
 
 fn verifying(mut order: Order) -> Order {
     order.verify_only = true;
+    order
+}
+
+/// With less time.
+fn hurried(mut order: Order) -> Order {
+    order.budget = Millis(300);
     order
 }
 
@@ -248,4 +256,22 @@ async fn a_host_is_turned_off_only_while_its_lease_is_being_ended() {
     let other = keeper.execute(&verifying(turn_off(2))).await;
     assert!(matches!(&other, Outcome::Done(Finding::Off { said, .. }) if said == "is off"), "{other:?}");
     assert_eq!(times(dir.path(), "tried"), 2);
+}
+
+#[tokio::test]
+async fn nothing_begins_before_the_group_that_it_needs_serves() {
+    let dir = tempfile::tempdir().unwrap();
+    let keeper = keeper(dir.path(), "exit 0");
+    // To the log here, no group is there that they could need.
+    for (name, work) in [("fed", Kind::Start), ("told", Kind::Hook)] {
+        let outcome = keeper.execute(&hurried(order(name, work, 2, 1))).await;
+        assert_eq!(code(&outcome), Some(Refusal::Failed), "{outcome:?}");
+        let said = format!("{outcome:?}");
+        assert!(said.contains("group cache comes first"), "{said}");
+    }
+    assert_eq!((times(dir.path(), "started"), times(dir.path(), "ran")), (0, 0));
+    // A service that is to stop, and one that needs nobody, waits for nobody.
+    assert!(done(&keeper.execute(&order("api", Kind::Start, 2, 1)).await));
+    assert!(done(&keeper.execute(&hurried(order("fed", Kind::Stop, 3, 1))).await));
+    assert!(done(&keeper.execute(&hurried(order("page", Kind::Hook, 3, 1))).await));
 }
