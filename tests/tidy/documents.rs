@@ -7,7 +7,7 @@ use mesh_proto::run::StuckCause;
 use super::{files, read, root, short};
 
 /// States beside being stuck that an operator meets at night, and works of the day; each has a page.
-const STATES: [&str; 12] = [
+const STATES: [&str; 15] = [
     "blind",
     "down-and-no-candidate",
     "isolated",
@@ -20,6 +20,9 @@ const STATES: [&str; 12] = [
     "upgrade",
     "certificates",
     "disk",
+    "voters",
+    "mesh-state",
+    "leave",
 ];
 
 /// What stands between backticks.

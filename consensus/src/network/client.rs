@@ -30,11 +30,36 @@ pub(crate) struct Peers {
     message_limit: usize,
     timings: Timings,
     kept: Mutex<HashMap<NodeId, (Member, RaftClient<Channel>)>>,
+    had: Mutex<HashMap<NodeId, Had>>,
+}
+
+/// What a member told this voter that it had, on its disk.
+#[derive(Debug)]
+struct Had {
+    /// In which life of its store.
+    incarnation: u64,
+    /// Under whose lead it was told last.
+    ballot: Ballot,
+    /// Up to where, under that lead.
+    matching: u64,
+    /// Up to where of what was committed, ever.
+    committed: u64,
+}
+
+/// A member lacks what it had acknowledged: its store is an older copy.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "voter {node} lacks entry {lacking}, which it had acknowledged: its store was put back from an older copy, and what it \
+     promised since is forgotten; stop that agent, and put another voter in its place"
+)]
+struct Forgot {
+    node: NodeId,
+    lacking: u64,
 }
 
 impl Peers {
     pub(crate) fn new(me: Identity, dialer: Box<dyn Dialer>, message_limit: usize, timings: Timings) -> Self {
-        Self { me, dialer, message_limit, timings, kept: Mutex::new(HashMap::new()) }
+        Self { me, dialer, message_limit, timings, kept: Mutex::default(), had: Mutex::default() }
     }
 
     fn client(&self, node: NodeId, member: &Member) -> Result<RaftClient<Channel>, DialError> {
@@ -49,6 +74,32 @@ impl Peers {
             .max_encoding_message_size(self.message_limit);
         kept.insert(node, (member.clone(), client.clone()));
         Ok(client)
+    }
+
+    /// A member has everything up to here.
+    fn has(&self, node: NodeId, member: &Member, ballot: Ballot, matching: u64, committed: u64) {
+        let mut had = self.had.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = || Had { incarnation: member.incarnation, ballot, matching: 0, committed: 0 };
+        let known = had.entry(node).or_insert_with(fresh);
+        if known.incarnation != member.incarnation {
+            *known = fresh();
+        }
+        if known.ballot != ballot {
+            // What is not committed another leader may have had it drop.
+            (known.ballot, known.matching) = (ballot, 0);
+        }
+        known.matching = known.matching.max(matching);
+        known.committed = known.committed.max(matching.min(committed));
+    }
+
+    /// A member says that it lacks this entry. It never does, once it had it; a leader's core takes that for an impossibility.
+    fn lacks(&self, node: NodeId, member: &Member, ballot: Ballot, lacking: u64) -> Result<(), Forgot> {
+        let had = self.had.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(known) = had.get(&node).filter(|known| known.incarnation == member.incarnation) else {
+            return Ok(());
+        };
+        let under_this_lead = if known.ballot == ballot { known.matching } else { 0 };
+        if lacking > known.committed.max(under_this_lead) { Ok(()) } else { Err(Forgot { node, lacking }) }
     }
 
     /// Asks a member whether an election would be welcome, or only who it is.
@@ -143,11 +194,25 @@ impl RaftNetwork<TypeConfig> for Link {
         let call = client.append(timed(request, within));
         let answer = bounded(within, call).await.map_err(|status| failed(&status))?;
         match answer.outcome() {
-            pb::append_response::Outcome::Accepted => Ok(AppendEntriesResponse::Success),
+            pb::append_response::Outcome::Accepted => {
+                let last = rpc.entries.last().map(|entry| entry.log_id).or(rpc.prev_log_id);
+                let index = |id: Option<LogId>| id.map_or(0, |id| id.index);
+                self.peers.has(self.node, &self.member, rpc.vote, index(last), index(rpc.leader_commit));
+                Ok(AppendEntriesResponse::Success)
+            }
             pb::append_response::Outcome::Partly => {
                 Ok(AppendEntriesResponse::PartialSuccess(answer.matching.as_ref().map(wire::log_id_back)))
             }
-            pb::append_response::Outcome::Conflict => Ok(AppendEntriesResponse::Conflict),
+            pb::append_response::Outcome::Conflict => {
+                let lacking = rpc.prev_log_id.map_or(0, |id| id.index);
+                match self.peers.lacks(self.node, &self.member, rpc.vote, lacking) {
+                    Ok(()) => Ok(AppendEntriesResponse::Conflict),
+                    Err(forgot) => {
+                        tracing::error!(%forgot, "a voter is kept out");
+                        Err(RPCError::Unreachable(Unreachable::new(&forgot)))
+                    }
+                }
+            }
             pb::append_response::Outcome::Outvoted => {
                 let ballot = wire::ballot_back(answer.ballot.as_ref()).map_err(|what| garbled(&what))?;
                 Ok(AppendEntriesResponse::HigherVote(ballot))

@@ -63,6 +63,35 @@ async fn a_refused_write_is_not_acknowledged_and_the_voter_recovers_in_place() {
     }
 }
 
+/// A store that was put back from an older copy: sound in itself, and it has forgotten what its voter acknowledged since.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_voter_whose_store_is_an_older_copy_is_kept_out_and_the_leader_lives_on() {
+    let mut world = World::formed(3, CALM).await;
+    world.commit("before").await;
+    let leader = world.leader().await;
+    let id = (1..=3).find(|id| *id != leader).unwrap();
+    world.stop(id).await;
+    let (store, copy) = (world.nodes[&id].path.clone(), world.dir.path().join("older-copy"));
+    std::fs::copy(&store, &copy).unwrap();
+    world.start(id).await;
+    for round in 0..20 {
+        world.commit(&format!("round {round}")).await;
+    }
+    let at = world.commit("acknowledged by all").await;
+    world.everywhere(at).await;
+    world.stop(id).await;
+    std::fs::copy(&copy, &store).unwrap();
+    world.start(id).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let at = world.commit("after").await;
+    assert_eq!(world.leader().await, leader, "the leader was hurt");
+    assert_eq!(world.nodes[&leader].up().standing().fault, None);
+    let kept_out = world.nodes[&id].up();
+    assert!(kept_out.wait_applied(at.index, soon(500)).await.is_err(), "it was taken in");
+    assert!(!kept_out.read(|ledger| ledger.has(b"acknowledged by all")));
+    world.stop_all().await;
+}
+
 struct Tmpfs<'a>(&'a Path);
 
 impl Drop for Tmpfs<'_> {

@@ -707,6 +707,57 @@ mod tests {
         }
     }
 
+    /// Every command that a runbook page prints can be given as it stands there, once its capitals are names.
+    #[test]
+    fn every_command_of_the_runbooks_is_one() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/runbooks");
+        let mut tried = 0;
+        for page in std::fs::read_dir(folder).unwrap() {
+            let path = page.unwrap().path();
+            let text = std::fs::read_to_string(&path).unwrap();
+            for quoted in text.split('`').skip(1).step_by(2).filter(|quoted| quoted.starts_with("mesh ")) {
+                // A command's bare name stands for the command, not for what is typed.
+                if quoted.split_whitespace().count() <= 2
+                    || quoted.split_whitespace().count() == 3 && bare(quoted)
+                {
+                    continue;
+                }
+                let words = shell_words(quoted);
+                let parsed = Cli::try_parse_from(words.iter().map(|word| meant(word)));
+                assert!(parsed.is_ok(), "{}: `{quoted}`: {}", path.display(), parsed.err().unwrap());
+                tried += 1;
+            }
+        }
+        assert!(tried > 20, "only {tried} commands were tried");
+    }
+
+    /// `mesh node voters`, `mesh ca init`: a command of two words, named in a sentence.
+    fn bare(quoted: &str) -> bool {
+        ["mesh node ", "mesh ca ", "mesh audit ", "mesh agent "].iter().any(|two| quoted.starts_with(two))
+    }
+
+    /// Words, of which one in quotes is one.
+    fn shell_words(text: &str) -> Vec<String> {
+        let outside = |(n, part): (usize, &str)| match n % 2 {
+            0 => part.split_whitespace().map(str::to_owned).collect::<Vec<_>>(),
+            _ => vec![part.to_owned()],
+        };
+        text.split('"').enumerate().flat_map(outside).collect()
+    }
+
+    /// What stands for a name, as one.
+    fn meant(word: &str) -> String {
+        match word {
+            "N" => "7".to_owned(),
+            "RUN" => "r7".to_owned(),
+            "HOST:PORT" => "127.0.0.1:7400".to_owned(),
+            "IP" => "10.0.0.9".to_owned(),
+            "HEX" => "0A:b1".to_owned(),
+            _ if word.chars().all(|c| c.is_ascii_uppercase() || c == '-') => word.to_lowercase(),
+            _ => word.to_owned(),
+        }
+    }
+
     #[test]
     fn fuzz_words() {
         mesh_fuzz::fuzz!("words", |bytes| {

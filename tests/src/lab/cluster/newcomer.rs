@@ -16,8 +16,21 @@ impl Cluster {
     /// # Errors
     /// When the product's commands refuse, or the agent does not come up.
     pub async fn join(&mut self, name: &str) -> Result<usize> {
+        let at = u8::try_from(self.nodes.len() + 1)?;
+        self.join_at(name, at).await
+    }
+
+    /// The same in the place of a node whose agent is gone: at its address and its ports.
+    ///
+    /// # Errors
+    /// As [`Self::join`].
+    pub async fn join_in_place_of(&mut self, node: usize, name: &str) -> Result<usize> {
+        self.join_at(name, u8::try_from(node + 1)?).await
+    }
+
+    async fn join_at(&mut self, name: &str, at: u8) -> Result<usize> {
         let id = self.nodes.len() as u64 + 1;
-        let host = Host::on_loopback(&self.ground, name, u8::try_from(id)?);
+        let host = Host::on_loopback(&self.ground, name, at);
         let mut node = Node::new(&self.ground, id, &host, None);
         mesh::configure_newcomer(
             &self.ground,
