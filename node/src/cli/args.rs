@@ -748,9 +748,9 @@ mod tests {
     /// What stands for a name, as one.
     fn meant(word: &str) -> String {
         match word {
-            "N" => "7".to_owned(),
+            "N" | "NUMBER" => "7".to_owned(),
             "RUN" => "r7".to_owned(),
-            "HOST:PORT" => "127.0.0.1:7400".to_owned(),
+            "HOST:PORT" | "IP:PORT" => "127.0.0.1:7400".to_owned(),
             "IP" => "10.0.0.9".to_owned(),
             "HEX" => "0A:b1".to_owned(),
             _ if word.chars().all(|c| c.is_ascii_uppercase() || c == '-') => word.to_lowercase(),
