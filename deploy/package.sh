@@ -3,7 +3,8 @@
 #
 # The architecture is the one that cargo builds for: CARGO_BUILD_TARGET=aarch64-unknown-linux-gnu, with that target and
 # its linker installed, gives arm64. Manual pages and completions are written by a mesh of this machine (MESH_PAPERS).
-# MESH_BINARY names a release build that is packed as it is, without building another.
+# MESH_BINARY names a release build that is packed as it is, without building another. MESH_COMMIT says what is built where
+# there is no git to ask, such as in an unpacked archive; the package and `mesh --version` name it.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH="$HOME/.cargo/bin:$PATH"
@@ -12,6 +13,12 @@ out=${1:-target/debian}
 binary=${MESH_BINARY:-${CARGO_TARGET_DIR:-target}/${CARGO_BUILD_TARGET:+$CARGO_BUILD_TARGET/}release/mesh}
 [ -n "${MESH_BINARY:-}" ] || cargo build --release --locked --package mesh-node --bin mesh
 papers=${MESH_PAPERS:-$binary}
+# The binary's own word, where it runs here; what was asked of the build, where it is for another machine.
+if built=$("$binary" --version 2>/dev/null); then
+    commit=$(sed -n 's/.*(commit \([^,]*\),.*/\1/p' <<<"$built")
+else
+    commit=${MESH_COMMIT:-$(git describe --always --dirty --abbrev=12 --exclude '*' 2>/dev/null || true)}
+fi
 version=$(sed -n '/^\[workspace.package\]/,/^\[/s/^version = "\(.*\)"/\1/p' Cargo.toml)
 case ${CARGO_BUILD_TARGET:-$(uname -m)} in
     x86_64*) arch=amd64 ;;
@@ -55,6 +62,8 @@ Description: fails PostgreSQL over between sites, and says why
  One agent beside each database host and at each site. Together they agree that
  a primary is lost, fence it, promote the best standby, lead clients to it,
  prove that writes flow, and keep an audit of why.
+ .
+ Built from ${commit:+commit }${commit:-an unknown commit}.
 CONTROL
 mkdir -p "$out"
 dpkg-deb --root-owner-group -Zxz --build "$root" "$out/mesh_${version}_$arch.deb"

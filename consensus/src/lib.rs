@@ -32,7 +32,7 @@ pub use consensus::{Consensus, Proposed};
 pub use error::{MembersError, NotActing, OpenError, ProposeError, ReadError};
 pub use leadership::Acting;
 pub use members::Members;
-pub use network::{DialError, Dialer, PeerCheck, RaftService, Service, tune};
+pub use network::{DialError, Dialer, PeerCheck, RaftService, Service, VERSION as PROTOCOL, tune};
 pub use options::{Options, OptionsError, Timings};
 pub use standing::{Role, Standing};
 pub use store::{

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser as _};
-use mesh_node::cli::{Cli, Command, doctor, exit, local, operate, output::Output, recover};
+use mesh_node::cli::{Cli, Command, doctor, exit, local, operate, output::Output, recover, version};
 use mesh_node::programs;
 
 fn main() -> ExitCode {
@@ -14,6 +14,13 @@ fn main() -> ExitCode {
         Err(error) if error.kind() == ErrorKind::MissingSubcommand && std::env::args_os().len() == 1 => {
             eprint!("{}", Cli::command().render_help());
             return exit::Exit::Invalid.into();
+        }
+        // The words are not read to their end when the version is asked for, so `--json` is looked for by name.
+        Err(error)
+            if error.kind() == ErrorKind::DisplayVersion
+                && std::env::args_os().any(|word| word == "--json") =>
+        {
+            return version::show(&Output::of_process(true));
         }
         Err(error) => error.exit(),
     };

@@ -44,7 +44,7 @@ fn functions() -> BTreeSet<String> {
 /// The sub-commands of `mesh`, from the table of its command line: a variant a line.
 fn commands() -> BTreeSet<String> {
     let text = read(&root().join("node/src/cli/args.rs"));
-    let mut found = BTreeSet::from(["exit-codes".to_owned(), "help".to_owned()]);
+    let mut found = BTreeSet::from(["exit-codes", "help", "--version"].map(str::to_owned));
     for kind in ["pub enum Operation {", "pub enum Command {"] {
         let body = text.split(kind).nth(1).unwrap_or_else(|| panic!("{kind} is gone"));
         for line in body.split("\n}").next().unwrap().lines() {

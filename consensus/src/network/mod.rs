@@ -19,7 +19,7 @@ use crate::options::Timings;
 use crate::types::{Identity, Member, NodeId};
 
 /// The version of every message; a message of another version is refused before it is looked at.
-pub(crate) const VERSION: u32 = 1;
+pub const VERSION: u32 = 1;
 
 /// Decides whether the connection with these extensions may speak for this node: usually whether the peer
 /// certificate names it. An error refuses the message.

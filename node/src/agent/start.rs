@@ -244,7 +244,8 @@ pub async fn run(path: &Path) -> Result<(), AgentError> {
         Some(address) => Some(listen(&address.to_string()).await?),
         None => None,
     };
-    tracing::info!(agent = %config.agent.name, mesh = %config.mesh.acting, listen = %config.agent.listen, "agent started");
+    let build = crate::cli::version::line();
+    tracing::info!(agent = %config.agent.name, mesh = %config.mesh.acting, listen = %config.agent.listen, build, "agent started");
 
     let (stop, stopping) = watch::channel(false);
     let mut parts: JoinSet<Result<(), AgentError>> = JoinSet::new();

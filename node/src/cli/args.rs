@@ -18,7 +18,7 @@ pub const DEFAULT_CONFIG: &str = "/etc/mesh/mesh.toml";
 #[derive(Debug, Parser)]
 #[command(
     name = "mesh",
-    version,
+    version = super::version::line(),
     about = "Fails PostgreSQL over between sites, and says why",
     after_help = "At 3 a.m.:  mesh status            what is going on, and what to do next\n            \
                   mesh why               why it was done, or why it was not\n            \

@@ -20,6 +20,7 @@ pub mod output;
 pub mod papers;
 pub mod recover;
 pub mod render;
+pub mod version;
 
 pub use args::{Cli, Command};
 pub use exit::{Exit, Failure};

@@ -18,6 +18,8 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use crate::cli::version;
+
 /// What Prometheus is told that the body is.
 pub(super) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -38,6 +40,7 @@ struct Nothing {}
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct BuildLabels {
     version: String,
+    commit: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -141,8 +144,12 @@ pub(super) fn text(status: &StatusView) -> Result<String, fmt::Error> {
 
 fn agent(scrape: &mut Scrape, status: &StatusView) {
     let one = Nothing {};
-    let version = BuildLabels { version: env!("CARGO_PKG_VERSION").to_owned() };
-    scrape.family("build", "Always 1; the label is the version").get_or_create(&version).set(1.0);
+    let build = version::build();
+    let labels = BuildLabels {
+        version: build.version.to_owned(),
+        commit: build.commit.unwrap_or("unknown").to_owned(),
+    };
+    scrape.family("build", "Always 1; the labels say which build").get_or_create(&labels).set(1.0);
     let leads = status.leader.as_ref() == Some(&status.agent);
     scrape.family("agent_leads", "Whether this agent leads").get_or_create(&one).set(flag(leads));
     let known = flag(status.leader.is_some());
