@@ -123,6 +123,7 @@ fn judged(
             starved: None,
             routes: Vec::new(),
             electorate: 1,
+            edition: 0,
         };
         heard.heard_report(now, report);
     }

@@ -3,8 +3,12 @@
 // A test file: a failed unwrap is a failed test.
 #![allow(clippy::unwrap_used)]
 
+use mesh_failover::Moment;
 use mesh_failover::state::MeshState;
+use mesh_failover::verdict::observations::Observations;
+use mesh_proto::access::{Denial, Role};
 use mesh_proto::command::{Applied, Command, Entry, MemberRecord};
+use mesh_proto::evidence::Report;
 use mesh_proto::run::Actor;
 use mesh_proto::{AgentName, GuardIncarnation, Millis, NodeId, Wall};
 
@@ -130,4 +134,54 @@ fn a_change_that_is_given_up_leaves_the_old_voters() {
     log.done(Command::ElectorateKept { replaces: 2 });
     assert_eq!(log.state.electorate, mesh_proto::lease::Electorate::of(3, voters(&[1, 2, 3])));
     log.refused(Command::ElectorateChanged { replaces: 3, waited: Millis(90_000) }, "not being changed");
+}
+
+/// An agent that could not apply a command would stop: nobody proposes one that a member is not known to know.
+#[test]
+fn what_a_member_may_not_know_is_held_back() {
+    let mut log = Log::founded();
+    let mut heard = Observations::default();
+    let report = |id: u64, generation, edition| Report {
+        agent: format!("a{id}").parse().unwrap(),
+        boot: 1,
+        generation,
+        sightings: Vec::new(),
+        reaches: Vec::new(),
+        starved: None,
+        routes: Vec::new(),
+        electorate: 0,
+        edition,
+    };
+    let older = |heard: &Observations, state: &MeshState, edition| {
+        heard.older(state, edition).iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+    };
+    for id in 1..=4 {
+        heard.heard_report(Moment(0), report(id, 1, u32::from(id != 2)));
+    }
+    assert_eq!(older(&heard, &log.state, 1), "a2 a5", "one is older, one was not heard");
+    assert_eq!(older(&heard, &log.state, 0), "", "what every build knows waits for nobody");
+    heard.heard_report(Moment(1), report(2, 2, 1));
+    log.done(Command::MemberRemoved { agent: "a5".parse().unwrap() });
+    assert_eq!(older(&heard, &log.state, 1), "");
+    assert_eq!(older(&heard, &log.state, 2), "a1 a2 a3 a4");
+}
+
+#[test]
+fn a_denial_is_a_record_and_changes_nothing() {
+    let mut log = Log::founded();
+    let before = log.state.without_audit();
+    let denial = Denial {
+        agent: "a2".parse().unwrap(),
+        uid: 1001,
+        verb: "apply".to_owned(),
+        needed: Role::Admin,
+        has: Some(Role::View),
+        left_out: 3,
+        others: 0,
+    };
+    log.done(Command::AccessDenied { denial: denial.clone() });
+    assert_eq!(log.state.without_audit(), before);
+    let record = log.state.audit.records.last().unwrap();
+    assert_eq!((&record.summary, &record.group, &record.refused), (&denial.to_string(), &None, &None));
+    assert_eq!(record.actor, Actor::Operator("ann".to_owned()));
 }

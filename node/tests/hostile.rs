@@ -112,6 +112,7 @@ impl Agent {
             starved: None,
             routes: Vec::new(),
             electorate: 0,
+            edition: 0,
         };
         let answer = AgentClient::new(mesh_id(), channel).report(&report, SOON).await;
         assert!(matches!(&answer, Err(CallError::Refused(_))), "{while_what}: {answer:?}\n{}", self.log());

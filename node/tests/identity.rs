@@ -16,7 +16,10 @@ use mesh_node::rpc::{AgentClient, CallError};
 use mesh_node::tls::material::Files;
 use mesh_node::tls::{Dialer, Identity, Material};
 use mesh_proto::MeshId;
+use mesh_proto::access::{Denial, Role};
 use mesh_proto::evidence::{ProcessState, Report};
+use mesh_proto::operator::{Ask, Question};
+use mesh_proto::run::Actor;
 use support::{MESH, SOON, World, as_database_user, port};
 
 fn identity(name: &str) -> Identity {
@@ -36,6 +39,12 @@ async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
         assert!(began.elapsed() < SOON, "{what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+fn denial(agent: &str) -> Denial {
+    let agent = agent.parse().unwrap();
+    let verb = "apply".to_owned();
+    Denial { agent, uid: 7, verb, needed: Role::Admin, has: None, left_out: 0, others: 0 }
 }
 
 struct Agent(Child);
@@ -98,10 +107,17 @@ async fn an_agent_cuts_off_whoever_is_revoked_and_keeps_what_it_has_when_new_fil
         starved: None,
         routes: Vec::new(),
         electorate: 0,
+        edition: 0,
     };
     // It is heard, and told that it may not speak for others.
     let answer = client.report(&report, SOON).await;
     assert!(matches!(&answer, Err(CallError::Refused(_))), "{answer:?}");
+    // Nor may it have anything written down, or ask in anybody's name: it is no member.
+    for ask in [Ask::Denied(denial("east")), Ask::Denied(denial("thief")), Ask::Status] {
+        let question = Question { actor: Actor::Operator("root".to_owned()), ask };
+        let answer = client.ask(&question, SOON).await;
+        assert!(matches!(&answer, Err(CallError::Refused(_))), "{answer:?}");
+    }
 
     let said = run(dir, &["ca", "revoke", "--dir", "ca", "--agent", "thief"]);
     assert!(said.contains("number 2, certificates revoked: 1") && said.contains("[tls]"), "{said}");
@@ -185,6 +201,18 @@ async fn a_user_without_the_role_is_refused_and_written_down() {
             log().lines().any(|line| line.contains("refused a question") && line.contains("postgres"))
         })
         .await;
+        // However often it is tried again, it is one record, which every agent has.
+        for _ in 0..5 {
+            assert_eq!(ask(&["node", "remove", "nobody"]).0, 10);
+        }
+        let audit = || run(dir, &["--socket", "mesh.sock", "audit", "show"]);
+        until("the audit says it", async || audit().contains("denied on east")).await;
+        let lines = audit();
+        let told: Vec<_> = lines.lines().filter(|line| line.contains("denied on east")).collect();
+        assert_eq!(told.len(), 1, "{lines}");
+        let words = "`mesh node remove` needs the role admin, and uid";
+        assert!(told[0].contains(words) && told[0].contains("postgres at east"), "{lines}");
+        assert!(run(dir, &["--socket", "mesh.sock", "audit", "verify"]).contains("INTACT"), "{lines}");
     } else {
         // Nobody else can be played here: this is the agent's own user, who may, and there is no such member.
         assert_eq!(code, 7, "{text}");

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::Denial;
 use crate::effect::{Effect, Outcome};
 use crate::evidence::Position;
 use crate::lease::{LeaseTerm, Proof};
@@ -286,6 +287,11 @@ pub enum Command {
         group: GroupName,
         /// Its version: a compare-and-set.
         version: u64,
+    },
+    /// A user of a host was refused what they asked for. Changes nothing: for the audit.
+    AccessDenied {
+        /// What, and where.
+        denial: Denial,
     },
 }
 

@@ -207,6 +207,9 @@ pub struct Report {
     /// Version of the electorate that this agent's voter has on disk, and names to every guard from now on.
     #[serde(default)]
     pub electorate: u64,
+    /// Which commands its build can apply ([`crate::edition`]).
+    #[serde(default)]
+    pub edition: u32,
 }
 
 /// Where a route leads, as the agent that holds its credentials found when it looked, outside any run: a proxy that was

@@ -7,10 +7,12 @@
 //! Reading order: [`ids`] and [`numbers`] (who and which), [`spec`] (what an operator applies), [`evidence`] (what
 //! was seen), [`effect`] (what may be done to the world), [`run`] (one execution), [`command`] (log entries).
 
+pub mod access;
 pub mod audit;
 pub mod codec;
 pub mod command;
 mod disk;
+pub mod edition;
 pub mod effect;
 pub mod evidence;
 pub mod ids;

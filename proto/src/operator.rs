@@ -3,6 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::access::Denial;
 use crate::audit::AuditRecord;
 use crate::command::{Applied, MemberRecord, VerdictRecord};
 use crate::evidence::{GuardStatus, Sighting};
@@ -132,11 +133,12 @@ pub enum Ask {
         agents: Vec<AgentName>,
     },
     /// Remove a member.
-    /// Remove a member.
     NodeRemove {
         /// Its name.
         agent: AgentName,
     },
+    /// An agent refused a user of its host, and has it written down; only agents say it.
+    Denied(Denial),
 }
 
 /// What `failover`, `switchover` and `plan` ask for.

@@ -148,6 +148,8 @@ impl MeshState {
                 self.group_mut(group)?.change_quorum(*replaces, *epoch, *k, standbys)
             }
             Command::QuorumConfirmed { group, version } => self.group_mut(group)?.confirm_quorum(*version),
+            // Its record is all there is to it.
+            Command::AccessDenied { denial: _ } => Ok(()),
         }
     }
 
@@ -199,6 +201,7 @@ fn about(command: &Command, index: u64) -> (Option<GroupName>, Option<RunId>) {
         | Command::MeshRecovered { .. }
         | Command::MemberAdded { .. }
         | Command::MemberRemoved { .. }
+        | Command::AccessDenied { .. }
         | Command::ElectorateChanging { .. }
         | Command::ElectorateChanged { .. }
         | Command::ElectorateKept { .. } => (None, None),

@@ -108,6 +108,7 @@ impl MeshState {
                     now.map(|config| format!("{config}, version {}", config.version)).unwrap_or_default();
                 format!("commits shall wait for {now}: {reason}")
             }
+            Command::AccessDenied { denial } => denial.to_string(),
             Command::QuorumConfirmed { version, .. } => {
                 format!(
                     "a marker commit was acknowledged under version {version} of the commit quorum: older ones are over"

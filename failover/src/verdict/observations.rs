@@ -7,6 +7,7 @@ use mesh_proto::evidence::{GuardStatus, Position, Report, RouteSight, Sighting};
 use mesh_proto::{AgentName, GroupName, GuardIncarnation, InstanceName, Millis, RouteName};
 
 use crate::Moment;
+use crate::state::MeshState;
 
 /// How often a life of a guard must speak again after another one had taken its place until there are two. A restart never
 /// goes back; one late message makes two returns, of the former life and of the present one.
@@ -88,6 +89,16 @@ impl Observations {
             return;
         }
         self.reports.insert(report.agent.clone(), Heard { said: report, at: now });
+    }
+
+    /// Members that are not known to apply commands of this edition: an older build, or one that was not heard yet. However
+    /// old a report is: whoever takes an older build again does so knowingly.
+    #[must_use]
+    pub fn older(&self, state: &MeshState, edition: u32) -> Vec<AgentName> {
+        let knows = |agent: &AgentName| {
+            edition == 0 || self.reports.get(agent).is_some_and(|report| report.said.edition >= edition)
+        };
+        state.members.keys().filter(|agent| !knows(agent)).cloned().collect()
     }
 
     /// The newest status of a guard, however old.

@@ -73,6 +73,13 @@ pub enum CommandError {
     /// It has no encoding, or the answer does not decode.
     #[error("the entry or its answer has no encoding")]
     Codec(#[source] codec::CodecError),
+    /// An agent of an older build could not apply it, and would stop.
+    #[error("not every agent is known to run a mesh that knows it: {}", names(.0))]
+    Older(Vec<AgentName>),
+}
+
+fn names(agents: &[AgentName]) -> String {
+    agents.iter().map(AgentName::as_str).collect::<Vec<_>>().join(", ")
 }
 
 impl Driver {
@@ -149,11 +156,19 @@ impl Driver {
     /// # Errors
     /// [`CommandError`]; with `ProposeError::Lost` inside, nobody knows whether it was agreed on.
     pub async fn propose(&self, actor: Actor, commands: Vec<Command>) -> Result<Applied, CommandError> {
+        self.known_everywhere(&commands)?;
         let entry = Entry { by: self.me.clone(), actor, at: clock::wall(), commands };
         let bytes = codec::encode(Kind::Entry, &entry).map_err(CommandError::Codec)?;
         let deadline = Instant::now() + PROPOSE_DEADLINE;
         let proposed = self.consensus.propose(bytes, deadline).await.map_err(CommandError::Propose)?;
         codec::decode(Kind::Applied, &proposed.answer).map_err(CommandError::Codec)
+    }
+
+    /// Holds back what a member could not apply: its agent would have to stop.
+    fn known_everywhere(&self, commands: &[Command]) -> Result<(), CommandError> {
+        let edition = commands.iter().map(Command::edition).max().unwrap_or(0);
+        let older = self.consensus.read(|machine| self.coordinator().heard.older(machine.state(), edition));
+        if older.is_empty() { Ok(()) } else { Err(CommandError::Older(older)) }
     }
 
     /// Runs until `stop` completes.

@@ -5,9 +5,10 @@
 //!
 //! Reading order: `machine` (the replicated state), [`driver`] (the coordinator and what it wants done), [`sightings`]
 //! and [`reporter`] (what this agent sees), [`routes`], [`gates`] and [`errands`] (what it changes), [`service`] and [`ask`] (what it
-//! is asked).
+//! is asked), [`denials`] (who may not ask it).
 
 pub mod ask;
+pub mod denials;
 pub mod driver;
 pub mod errands;
 pub mod gates;

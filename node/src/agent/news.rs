@@ -99,6 +99,7 @@ mod tests {
             starved: None,
             routes: Vec::new(),
             electorate: 0,
+            edition: 0,
         };
         let well = report(Seen::Writable { epoch: None }, 1, None);
         assert!(!of_observer(&well, &report(Seen::Writable { epoch: None }, 2, None)));

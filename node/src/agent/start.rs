@@ -17,6 +17,7 @@ use tonic::Status;
 use tonic::service::Routes;
 
 use super::ask::Asked;
+use super::denials::Denials;
 use super::driver::Driver;
 use super::errands::{Allowed, Ending, ErrandKeeper, Groups, Journal, JournalError, Standing};
 use super::gates::{GateError, Gates};
@@ -234,7 +235,8 @@ pub async fn run(path: &Path) -> Result<(), AgentError> {
 
     let voter = super::voting::service(&config, &driver).map_err(AgentError::Voter)?;
     let left = Arc::new(LeftBehind::new(config.mesh.clone()));
-    let agent = AgentService::new(Arc::clone(&left), Arc::clone(&asked), access(&config));
+    let (denials, passed) = (Denials::new(), Arc::clone(&left));
+    let agent = AgentService::new(passed, Arc::clone(&asked), access(&config), Arc::clone(&denials));
     let agent = AgentServer::new(agent);
     let routes = Routes::new(consensus.service()).add_service(voter.mount()).add_service(agent.clone());
     let listener = listen(&config.agent.listen.to_string()).await?;
@@ -278,6 +280,11 @@ pub async fn run(path: &Path) -> Result<(), AgentError> {
     let until = stopped(&stopping);
     parts.spawn(async move {
         driving.run(until).await;
+        Ok(())
+    });
+    let (until, writing) = (stopped(&stopping), Arc::clone(&asked));
+    parts.spawn(async move {
+        denials.run(writing, until).await;
         Ok(())
     });
     parts.spawn(publish_members(consensus.clone(), members, stopped(&stopping)));

@@ -290,6 +290,7 @@ pub const fn changes(ask: &Ask) -> bool {
         | Ask::Ack { .. }
         | Ask::NodeAdd { .. }
         | Ask::NodeVoters { .. }
-        | Ask::NodeRemove { .. } => true,
+        | Ask::NodeRemove { .. }
+        | Ask::Denied(_) => true,
     }
 }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::LazyLock;
 
 use mesh_proto::codec::Kind;
+use mesh_proto::edition::EDITION;
 use serde::Serialize;
 
 use super::exit::Exit;
@@ -22,6 +23,8 @@ pub struct Build {
     pub agreement: u32,
     /// Of the entries in the log.
     pub log: u8,
+    /// Which commands it can apply: of builds of two editions the older one must be upgraded before the newer's are used.
+    pub edition: u32,
 }
 
 /// This build.
@@ -34,6 +37,7 @@ pub fn build() -> Build {
         protocol: Kind::Message.version(),
         agreement: mesh_consensus::PROTOCOL,
         log: Kind::Entry.version(),
+        edition: EDITION,
     }
 }
 
@@ -68,7 +72,7 @@ mod tests {
 
     #[test]
     fn a_build_says_what_it_is_or_that_nobody_knows() {
-        let known = Build { version: "1.2.3", commit: Some("abc-dirty"), protocol: 1, agreement: 1, log: 1 };
+        let known = Build { version: "1.2.3", commit: Some("abc-dirty"), ..build() };
         assert_eq!(told(&known), "1.2.3 (commit abc-dirty, protocol 1)");
         assert_eq!(told(&Build { commit: None, ..known }), "1.2.3 (unknown commit, protocol 1)");
         let json = serde_json::to_value(build()).unwrap();

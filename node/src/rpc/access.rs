@@ -1,34 +1,11 @@
 //! Roles of this host's users: what each question needs, and who may ask it. Only callers on the Unix socket have roles; what
 //! another agent forwards was looked at where it was asked. It never changes anything, and knows no password.
 
+use mesh_proto::access::Role;
 use mesh_proto::operator::{Ask, FailoverAsk, Refusal, RefusalCode};
 
 use super::LocalUser;
 use crate::config::{AccessSection, Principal};
-
-/// What a user may do. Each includes those before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Role {
-    /// Look.
-    View,
-    /// Do what keeps every promise.
-    Operate,
-    /// Waive verdict, hold-down and lag limit, and accept loss.
-    Force,
-    /// Change groups and members.
-    Admin,
-}
-
-impl Role {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::View => "view",
-            Self::Operate => "operate",
-            Self::Force => "force",
-            Self::Admin => "admin",
-        }
-    }
-}
 
 /// The verb of a question, and the role that it needs.
 #[must_use]
@@ -61,7 +38,22 @@ pub const fn needed(ask: &Ask) -> (&'static str, Role) {
         Ask::NodeAdd { .. } => ("node add", Role::Admin),
         Ask::NodeVoters { .. } => ("node voters", Role::Admin),
         Ask::NodeRemove { .. } => ("node remove", Role::Admin),
+        // Agents say it to each other; the service takes it from nobody else, whatever their role.
+        Ask::Denied(_) => ("denied", Role::Admin),
     }
+}
+
+/// A user has no role for what they asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoRole {
+    /// What was asked for.
+    pub verb: &'static str,
+    /// What it needs.
+    pub needed: Role,
+    /// What the user has.
+    pub has: Option<Role>,
+    /// The answer.
+    pub refusal: Refusal,
 }
 
 /// Who has which role on this host.
@@ -96,14 +88,14 @@ impl Access {
     /// Refuses a question that the user has no role for, and writes that down.
     ///
     /// # Errors
-    /// A [`Refusal`] that says which role is needed and who has it.
-    pub fn check(&self, user: &LocalUser, ask: &Ask) -> Result<(), Refusal> {
+    /// [`NoRole`], with a [`Refusal`] that says which role is needed and who has it.
+    pub fn check(&self, user: &LocalUser, ask: &Ask) -> Result<(), NoRole> {
         // The file alone, as for names: a lookup over the network could hang when everything else does.
         let groups = std::fs::read_to_string("/etc/group").unwrap_or_default();
         self.check_with(user, ask, &groups)
     }
 
-    fn check_with(&self, user: &LocalUser, ask: &Ask, groups: &str) -> Result<(), Refusal> {
+    fn check_with(&self, user: &LocalUser, ask: &Ask, groups: &str) -> Result<(), NoRole> {
         let (verb, needed) = needed(ask);
         let has = self.role(user, groups);
         if has.is_some_and(|has| has >= needed) {
@@ -119,7 +111,7 @@ impl Access {
             needed = needed.name(),
             "refused a question"
         );
-        Err(Refusal::new(
+        let refusal = Refusal::new(
             RefusalCode::Denied,
             format!(
                 "`mesh {verb}` needs the role {} on this host, and {} has {}",
@@ -131,7 +123,8 @@ impl Access {
                 "it is held by {}; roles are given in [access] of this agent's file",
                 self.holders(needed)
             ),
-        ))
+        );
+        Err(NoRole { verb, needed, has, refusal })
     }
 
     /// Who has this role, or a higher one.
@@ -233,7 +226,8 @@ mod tests {
     #[test]
     fn a_refusal_says_what_is_needed_and_who_has_it() {
         let refused = access().check_with(&user(1001, 1001, "bob"), &failover(true, false, false), GROUPS);
-        let refusal = refused.unwrap_err();
+        let NoRole { verb, needed, has, refusal } = refused.unwrap_err();
+        assert_eq!((verb, needed, has), ("failover --force", Role::Force, Some(Role::Operate)));
         assert_eq!(refusal.code, RefusalCode::Denied);
         assert_eq!(
             refusal.what,

@@ -60,6 +60,7 @@ fn report() -> mesh_proto::evidence::Report {
         starved: None,
         routes: Vec::new(),
         electorate: 0,
+        edition: 0,
     }
 }
 

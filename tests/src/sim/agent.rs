@@ -230,6 +230,7 @@ impl World {
             starved: agent.starved.map(|at| now.since(at)),
             routes,
             electorate: agent.granter.known_electorate(),
+            edition: mesh_proto::edition::EDITION,
         }
     }
 

@@ -157,6 +157,7 @@ impl World {
                 | Command::MeshRecovered { .. }
                 | Command::MemberAdded { .. }
                 | Command::MemberRemoved { .. }
+                | Command::AccessDenied { .. }
                 | Command::ElectorateChanging { .. }
                 | Command::ElectorateChanged { .. }
                 | Command::ElectorateKept { .. }

@@ -244,6 +244,7 @@ pub(super) fn words(command: &Command) -> String {
         | Command::MeshRecovered { .. }
         | Command::MemberAdded { .. }
         | Command::MemberRemoved { .. }
+        | Command::AccessDenied { .. }
         | Command::ElectorateChanging { .. }
         | Command::ElectorateChanged { .. }
         | Command::ElectorateKept { .. }

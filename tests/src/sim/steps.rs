@@ -79,6 +79,7 @@ impl World {
             | Command::MeshRecovered { .. }
             | Command::MemberAdded { .. }
             | Command::MemberRemoved { .. }
+            | Command::AccessDenied { .. }
             | Command::ElectorateChanging { .. }
             | Command::ElectorateChanged { .. }
             | Command::ElectorateKept { .. }
@@ -128,6 +129,7 @@ impl World {
             | Command::MeshRecovered { .. }
             | Command::MemberAdded { .. }
             | Command::MemberRemoved { .. }
+            | Command::AccessDenied { .. }
             | Command::ElectorateChanging { .. }
             | Command::ElectorateChanged { .. }
             | Command::ElectorateKept { .. }

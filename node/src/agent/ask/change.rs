@@ -2,6 +2,7 @@
 
 use mesh_failover::coordinator::Request;
 use mesh_failover::{policy, quorum};
+use mesh_proto::access::Denial;
 use mesh_proto::command::{Applied, Command};
 use mesh_proto::lease::StatusRef;
 use mesh_proto::operator::{Answer, Refusal, RefusalCode};
@@ -15,6 +16,9 @@ use super::{Asked, LOOK, Reply, lost, refused};
 const RESUME_DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);
 /// Longest pause. Longer work is done in several, or with the group removed from mesh's care.
 const PAUSE_MAX: Millis = Millis(24 * 3_600_000);
+
+/// Longest name of a command that was refused.
+const VERB_MAX: usize = 64;
 
 impl Asked {
     /// Proposes commands; a refusal of the state becomes the answer.
@@ -131,6 +135,17 @@ impl Asked {
         };
         self.commit(actor, vec![Command::Acknowledged { group: name.clone() }]).await?;
         Ok(Answer::Done(format!("hold-down after {run} ended; {name} fails over automatically again")))
+    }
+
+    /// An agent refused a user of its host.
+    pub(super) async fn write_down(&self, actor: Actor, denial: Denial) -> Reply {
+        if denial.verb.len() > VERB_MAX {
+            let what = "no command of mesh has a name of that length";
+            return Err(Refusal::new(RefusalCode::Invalid, what, "nothing was changed"));
+        }
+        let line = denial.to_string();
+        self.commit(actor, vec![Command::AccessDenied { denial }]).await?;
+        Ok(Answer::Done(line))
     }
 
     pub(super) fn rejoin(&self, group: &GroupName, instance: &InstanceName) -> Reply {

@@ -74,7 +74,8 @@ impl Asked {
             | Ask::Ack { .. }
             | Ask::NodeAdd { .. }
             | Ask::NodeVoters { .. }
-            | Ask::NodeRemove { .. } => self.by_leader(actor, ask).await,
+            | Ask::NodeRemove { .. }
+            | Ask::Denied(_) => self.by_leader(actor, ask).await,
         }
     }
 
@@ -166,6 +167,7 @@ impl Asked {
             Ask::NodeAdd { member } => self.add_node(actor, member).await,
             Ask::NodeVoters { agents } => self.change_voters(actor, &agents).await,
             Ask::NodeRemove { agent } => self.remove_node(actor, &agent).await,
+            Ask::Denied(denial) => self.write_down(actor, denial).await,
             Ask::Form
             | Ask::Status
             | Ask::Why { .. }
@@ -262,6 +264,11 @@ fn lost(error: &CommandError) -> Refusal {
             | ProposeError::TooLarge { .. },
         )
         | CommandError::Codec(_) => no_quorum(crate::cli::with_causes(error)),
+        CommandError::Older(_) => Refusal::new(
+            RefusalCode::Conflict,
+            error.to_string(),
+            "upgrade them (`mesh --version` on each host), start those that are down, and repeat it; nothing was changed",
+        ),
     }
 }
 

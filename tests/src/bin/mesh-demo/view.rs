@@ -152,6 +152,7 @@ impl<'a> View<'a> {
             | Command::MeshRecovered { .. }
             | Command::MemberAdded { .. }
             | Command::MemberRemoved { .. }
+            | Command::AccessDenied { .. }
             | Command::ElectorateChanging { .. }
             | Command::ElectorateChanged { .. }
             | Command::ElectorateKept { .. }
@@ -205,6 +206,7 @@ const fn role(command: &Command) -> Option<&'static str> {
         Command::MeshFormed { .. }
         | Command::MemberAdded { .. }
         | Command::MemberRemoved { .. }
+        | Command::AccessDenied { .. }
         | Command::ElectorateChanging { .. }
         | Command::ElectorateChanged { .. }
         | Command::ElectorateKept { .. }

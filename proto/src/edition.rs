@@ -1,0 +1,45 @@
+//! Which commands a build can apply. An agent that meets an entry it cannot decode stops, as it must: its state would no
+//! longer be the others'. So what only newer builds know is proposed only when every member has said that it knows it.
+//!
+//! To add a command: raise [`EDITION`], and give the command that number in [`Command::edition`]. Nothing else asks for it:
+//! whoever proposes is held back in one place.
+
+use crate::command::Command;
+
+/// The newest edition that this build can apply. Builds that do not say theirs have edition 0.
+pub const EDITION: u32 = 1;
+
+impl Command {
+    /// The first edition whose builds can apply this.
+    #[must_use]
+    pub const fn edition(&self) -> u32 {
+        match self {
+            Self::MeshFormed { .. }
+            | Self::MemberAdded { .. }
+            | Self::MemberRemoved { .. }
+            | Self::ElectorateChanging { .. }
+            | Self::ElectorateChanged { .. }
+            | Self::ElectorateKept { .. }
+            | Self::SpecApplied { .. }
+            | Self::Founded { .. }
+            | Self::LeaseGranted { .. }
+            | Self::VerdictChanged { .. }
+            | Self::RunOpened { .. }
+            | Self::StepsStarted { .. }
+            | Self::StepEnded { .. }
+            | Self::ErrandSkipped { .. }
+            | Self::Signalled { .. }
+            | Self::PromotionCommitted { .. }
+            | Self::RepairStarted { .. }
+            | Self::RepairEnded { .. }
+            | Self::Paused { .. }
+            | Self::Resumed { .. }
+            | Self::Acknowledged { .. }
+            | Self::RunOverridden { .. }
+            | Self::QuorumChanged { .. }
+            | Self::QuorumConfirmed { .. } => 0,
+            // A recovery is a record that a mesh begins with, and never proposed.
+            Self::MeshRecovered { .. } | Self::AccessDenied { .. } => 1,
+        }
+    }
+}
