@@ -136,6 +136,18 @@ fn a_change_that_is_given_up_leaves_the_old_voters() {
     log.refused(Command::ElectorateChanged { replaces: 3, waited: Millis(90_000) }, "not being changed");
 }
 
+fn denial() -> Denial {
+    Denial {
+        agent: "a2".parse().unwrap(),
+        uid: 1001,
+        verb: "apply".to_owned(),
+        needed: Role::Admin,
+        has: Some(Role::View),
+        left_out: 3,
+        others: 0,
+    }
+}
+
 /// An agent that could not apply a command would stop: nobody proposes one that a member is not known to know.
 #[test]
 fn what_a_member_may_not_know_is_held_back() {
@@ -164,21 +176,16 @@ fn what_a_member_may_not_know_is_held_back() {
     log.done(Command::MemberRemoved { agent: "a5".parse().unwrap() });
     assert_eq!(older(&heard, &log.state, 1), "");
     assert_eq!(older(&heard, &log.state, 2), "a1 a2 a3 a4");
+    // What is in the log already every member knew once: nobody is waited for, whoever is lost.
+    log.done(Command::AccessDenied { denial: denial() });
+    assert_eq!((log.state.edition, older(&Observations::default(), &log.state, 1).as_str()), (1, ""));
 }
 
 #[test]
 fn a_denial_is_a_record_and_changes_nothing() {
     let mut log = Log::founded();
-    let before = log.state.without_audit();
-    let denial = Denial {
-        agent: "a2".parse().unwrap(),
-        uid: 1001,
-        verb: "apply".to_owned(),
-        needed: Role::Admin,
-        has: Some(Role::View),
-        left_out: 3,
-        others: 0,
-    };
+    let before = MeshState { edition: 1, ..log.state.without_audit() };
+    let denial = denial();
     log.done(Command::AccessDenied { denial: denial.clone() });
     assert_eq!(log.state.without_audit(), before);
     let record = log.state.audit.records.last().unwrap();

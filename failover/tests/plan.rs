@@ -47,6 +47,7 @@ fn founded() -> MeshState {
         observers: Vec::new(),
         site_preference: Vec::new(),
         database: "postgres".to_owned(),
+        two_person: Vec::new(),
         instances: vec![instance("old", 5432), instance("new", 5433)],
         routes: Vec::new(),
         services: Vec::new(),

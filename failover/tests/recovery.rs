@@ -112,9 +112,10 @@ fn the_new_mesh_knows_members_specs_and_history_but_no_primary() {
     let records = log.state.audit.records.len();
     let (version, generation) = (log.state.electorate.version, log.state.groups[&g()].generation);
     log.recover(&["a1", "a3"]).unwrap();
-    let MeshState { mesh, members, retired, electorate, groups, audit } = &log.state;
+    let MeshState { mesh, members, retired, electorate, groups, edition, audit } = &log.state;
     assert_eq!(mesh.as_ref().unwrap().as_str(), "m-r1");
     assert_eq!(members.len(), 3);
+    assert_eq!(*edition, 1, "its audit has a record that older builds do not know");
     assert!(members.values().all(|m| m.voter == (m.agent.as_str() == "a2")));
     assert_eq!(*retired, BTreeSet::from([NodeId(1), NodeId(3)]));
     assert_eq!(*electorate, Electorate::of(version + JUMP, [NodeId(2)]));

@@ -9,12 +9,13 @@ use crate::access::Denial;
 use crate::effect::{Effect, Outcome};
 use crate::evidence::Position;
 use crate::lease::{LeaseTerm, Proof};
+use crate::proposal::{Approved, ProposalEnd, Proposed};
 use crate::quorum::{DurabilityProof, QuorumMember};
 use crate::run::{Actor, Plan, Signal, StuckCause};
 use crate::spec::GroupSpec;
 use crate::{
     AgentName, DataIncarnation, Epoch, ErrandName, Generation, GroupName, GuardIncarnation, InstanceName,
-    LeaseNo, MeshId, Millis, NodeId, RunId, SiteName, Wall,
+    LeaseNo, MeshId, Millis, NodeId, ProposalId, RunId, SiteName, Wall,
 };
 
 /// What stands in one log entry: the command and who sent it.
@@ -292,6 +293,31 @@ pub enum Command {
     AccessDenied {
         /// What, and where.
         denial: Denial,
+    },
+    /// A forced run is asked for that takes two persons: it waits for the other one.
+    RunProposed {
+        /// The group.
+        group: GroupName,
+        /// What, and what it is to change: a compare-and-set on the primary and its epoch.
+        proposed: Proposed,
+    },
+    /// Another person approves it: the run begins, or goes on, in this very entry.
+    RunApproved {
+        /// The group.
+        group: GroupName,
+        /// The proposal.
+        proposal: ProposalId,
+        /// What begins.
+        opens: Approved,
+    },
+    /// A proposal is over that was not approved.
+    ProposalEnded {
+        /// The group.
+        group: GroupName,
+        /// The proposal.
+        proposal: ProposalId,
+        /// Why.
+        how: ProposalEnd,
     },
 }
 

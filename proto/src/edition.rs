@@ -7,7 +7,7 @@
 use crate::command::Command;
 
 /// The newest edition that this build can apply. Builds that do not say theirs have edition 0.
-pub const EDITION: u32 = 1;
+pub const EDITION: u32 = 2;
 
 impl Command {
     /// The first edition whose builds can apply this.
@@ -20,7 +20,6 @@ impl Command {
             | Self::ElectorateChanging { .. }
             | Self::ElectorateChanged { .. }
             | Self::ElectorateKept { .. }
-            | Self::SpecApplied { .. }
             | Self::Founded { .. }
             | Self::LeaseGranted { .. }
             | Self::VerdictChanged { .. }
@@ -40,6 +39,10 @@ impl Command {
             | Self::QuorumConfirmed { .. } => 0,
             // A recovery is a record that a mesh begins with, and never proposed.
             Self::MeshRecovered { .. } | Self::AccessDenied { .. } => 1,
+            // Its key `two_person` is none that older builds know.
+            Self::SpecApplied { spec, .. } if !spec.two_person.is_empty() => 2,
+            Self::SpecApplied { .. } => 0,
+            Self::RunProposed { .. } | Self::RunApproved { .. } | Self::ProposalEnded { .. } => 2,
         }
     }
 }

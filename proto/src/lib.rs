@@ -21,6 +21,7 @@ pub mod live;
 pub mod lsn;
 pub mod numbers;
 pub mod operator;
+pub mod proposal;
 pub mod quorum;
 pub mod run;
 pub mod spec;
@@ -41,5 +42,5 @@ pub mod raft {
 pub use ids::{AgentName, ErrandName, GroupName, InstanceName, MeshId, RouteName, SiteName};
 pub use lsn::Lsn;
 pub use numbers::{
-    DataIncarnation, Epoch, Generation, GuardIncarnation, LeaseNo, Millis, NodeId, RunId, Wall,
+    DataIncarnation, Epoch, Generation, GuardIncarnation, LeaseNo, Millis, NodeId, ProposalId, RunId, Wall,
 };

@@ -41,6 +41,30 @@ number!(
     /// One run, named by the log index of the entry that planned it: unique, and the same everywhere.
     RunId, "r");
 
+number!(
+    /// A run that waits for a second person, named by the log index of the entry that proposed it.
+    ProposalId, "p");
+
+/// A text that names no proposal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("proposals are named like p42; `mesh approve --list` shows those that wait")]
+pub struct NoProposal;
+
+impl std::str::FromStr for ProposalId {
+    type Err = NoProposal;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        number_after('p', text).map(Self).ok_or(NoProposal)
+    }
+}
+
+/// The number after a letter, which may be left out.
+fn number_after(letter: char, text: &str) -> Option<u64> {
+    let digits = text.strip_prefix(letter).unwrap_or(text);
+    // The standard library takes a sign too.
+    let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
+    plain.then(|| digits.parse().ok()).flatten()
+}
+
 /// A text that names no run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("runs are named like r42; `mesh run` shows the newest")]
@@ -49,10 +73,7 @@ pub struct NoRun;
 impl std::str::FromStr for RunId {
     type Err = NoRun;
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let digits = text.strip_prefix('r').unwrap_or(text);
-        // The standard library takes a sign too.
-        let plain = digits.bytes().all(|byte| byte.is_ascii_digit());
-        plain.then(|| digits.parse().ok()).flatten().map(Self).ok_or(NoRun)
+        number_after('r', text).map(Self).ok_or(NoRun)
     }
 }
 

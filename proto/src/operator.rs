@@ -9,9 +9,12 @@ use crate::command::{Applied, MemberRecord, VerdictRecord};
 use crate::evidence::{GuardStatus, Sighting};
 use crate::lease::{Electorate, LeaseRecord};
 use crate::live::{LiveAsk, LiveView, Place};
+use crate::proposal::Proposal;
 use crate::run::{Actor, Plan, Run};
 use crate::spec::{GroupSpec, Timing};
-use crate::{AgentName, Epoch, ErrandName, GroupName, InstanceName, MeshId, Millis, RunId, SiteName, Wall};
+use crate::{
+    AgentName, Epoch, ErrandName, GroupName, InstanceName, MeshId, Millis, ProposalId, RunId, SiteName, Wall,
+};
 
 /// A request of the command line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,6 +140,20 @@ pub enum Ask {
         /// Its name.
         agent: AgentName,
     },
+    /// Begin the forced run that another person proposed.
+    Approve {
+        /// Which.
+        proposal: ProposalId,
+        /// Only show what it would do now.
+        dry_run: bool,
+    },
+    /// Take a proposal back.
+    Withdraw {
+        /// Which.
+        proposal: ProposalId,
+        /// Why.
+        reason: String,
+    },
     /// An agent refused a user of its host, and has it written down; only agents say it.
     Denied(Denial),
 }
@@ -186,6 +203,8 @@ pub enum Answer {
     Plan(Box<PlanView>),
     /// A run, started or looked up.
     Run(Box<RunView>),
+    /// A forced run that takes two persons: it waits for the other one, and nothing is begun.
+    Proposed(GroupName, Box<Proposal>),
     /// Audit records.
     Audit(Vec<AuditRecord>),
     /// The result of a verification.
@@ -329,6 +348,9 @@ pub struct GroupStatus {
     pub routes: Vec<RouteStatus>,
     /// The run going on or last ended.
     pub run: Option<Run>,
+    /// The forced run that waits for a second person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proposal: Option<Proposal>,
     /// The pause in force: reason, and for how long at most.
     pub pause: Option<(String, Millis)>,
     /// How many observers reported freshly, of how many.

@@ -24,6 +24,7 @@ mod routes;
 mod services;
 mod site;
 mod support;
+mod two_person;
 mod upgrade;
 mod voters;
 mod zero_loss;

@@ -7,7 +7,7 @@ use mesh_proto::run::StuckCause;
 use super::{files, read, root, short};
 
 /// States beside being stuck that an operator meets at night, and works of the day; each has a page.
-const STATES: [&str; 15] = [
+const STATES: [&str; 16] = [
     "blind",
     "down-and-no-candidate",
     "isolated",
@@ -23,6 +23,7 @@ const STATES: [&str; 15] = [
     "voters",
     "mesh-state",
     "leave",
+    "second-person",
 ];
 
 /// What stands between backticks.

@@ -70,6 +70,9 @@ impl Driver {
         if let Some(step) = self.take_requests(context, state, group) {
             return step;
         }
+        if let Some(ended) = self.proposal_over(context, group) {
+            return (Step::Go(vec![ended]), Actor::Mesh);
+        }
         if group.active_run().is_some() {
             let step = self.drive(context, state, group);
             if !matches!(step, Step::Rest) {

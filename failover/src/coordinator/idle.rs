@@ -3,7 +3,8 @@
 use mesh_proto::command::{Command, ResumeProof, Verdict};
 use mesh_proto::evidence::ProcessState;
 use mesh_proto::lease::LeaseKey;
-use mesh_proto::run::{Actor, RunKind, Signal, StuckCause};
+use mesh_proto::proposal::{Approved, PROPOSAL_LASTS, ProposalEnd};
+use mesh_proto::run::{Actor, Plan, RunKind, Signal, StuckCause};
 use mesh_proto::spec::Engine;
 use mesh_proto::{Millis, RunId};
 
@@ -230,7 +231,12 @@ impl Driver {
         let _ = state;
         while let Some(request) = self.requests.first().cloned() {
             let step = match &request {
-                Request::Run(wish) => self.open_for(context, group, wish),
+                Request::Run(wish) => plan_for(context, group, wish)
+                    .map(|plan| Step::GoAndWait(vec![Command::RunOpened { plan }])),
+                Request::Approved(proposal, _, wish) => plan_for(context, group, wish).map(|plan| {
+                    let (group, opens) = (group.spec.group.clone(), Approved::Run(Box::new(plan)));
+                    Step::GoAndWait(vec![Command::RunApproved { group, proposal: *proposal, opens }])
+                }),
                 Request::Resume => self.resume_step(context, group),
                 Request::Abort(run, why) => signal_for(group, *run, Signal::OperatorAbort, why),
                 Request::Retry(run, why) => {
@@ -252,6 +258,7 @@ impl Driver {
             if let Some(step) = step {
                 let actor = match request {
                     Request::Run(wish) => wish.actor,
+                    Request::Approved(_, by, _) => by,
                     Request::Resume | Request::Abort(..) | Request::Retry(..) | Request::Rejoin(_) => {
                         Actor::Mesh
                     }
@@ -262,11 +269,16 @@ impl Driver {
         None
     }
 
-    fn open_for(&self, context: &Context<'_>, group: &Group, wish: &Wish) -> Option<Step> {
-        let plan = plan::make(context.now, group, context.heard, wish)?;
-        plan::check(context.now, group, context.heard, &plan)
-            .is_empty()
-            .then(|| Step::GoAndWait(vec![Command::RunOpened { plan }]))
+    /// A proposal that nobody approved in time, counted from when this leader saw it first.
+    pub(super) fn proposal_over(&self, context: &Context<'_>, group: &Group) -> Option<Command> {
+        let (proposal, since) = self.proposal?;
+        let open = group.proposal.as_ref().filter(|open| open.id == proposal)?;
+        let group = group.spec.group.clone();
+        (context.now.since(since) >= PROPOSAL_LASTS).then_some(Command::ProposalEnded {
+            group,
+            proposal: open.id,
+            how: ProposalEnd::Expired,
+        })
     }
 
     /// A pause ends once the guard holds a fresh lease number: grant one.
@@ -318,6 +330,12 @@ pub(super) fn has_forgotten(context: &Context<'_>, group: &Group) -> bool {
     let waived = plan::Waived { lag: true, loss: true };
     runs_no_more
         && plan::assess(context.now, group, context.heard, waived).iter().any(|s| s.rejected.is_none())
+}
+
+/// A plan for what was asked for, if nothing speaks against executing it now.
+fn plan_for(context: &Context<'_>, group: &Group, wish: &Wish) -> Option<Plan> {
+    let plan = plan::make(context.now, group, context.heard, wish)?;
+    plan::check(context.now, group, context.heard, &plan).is_empty().then_some(plan)
 }
 
 fn signal_for(group: &Group, run: mesh_proto::RunId, kind: Signal, why: &str) -> Option<Step> {

@@ -30,7 +30,7 @@ use mesh_proto::effect::{Order, Outcome, StepRef};
 use mesh_proto::evidence::{GuardStatus, Report};
 use mesh_proto::lease::{LeaseTerm, PledgeReply, PledgeRequest};
 use mesh_proto::run::{Actor, Phase};
-use mesh_proto::{AgentName, Epoch, GroupName, InstanceName, Millis, NodeId, RunId};
+use mesh_proto::{AgentName, Epoch, GroupName, InstanceName, Millis, NodeId, ProposalId, RunId};
 
 use crate::Moment;
 use crate::lease::takeover::Collector;
@@ -96,6 +96,8 @@ pub enum ProposalResult {
 pub enum Request {
     /// Fail over or switch over.
     Run(Wish),
+    /// Begin the run that was proposed, for this person who approves it.
+    Approved(ProposalId, Actor, Wish),
     /// End a pause.
     Resume,
     /// Stop a run.
@@ -160,6 +162,8 @@ struct Driver {
     absent: BTreeMap<mesh_proto::quorum::QuorumMember, Moment>,
     /// When this leader saw the hold-down first.
     hold_down: Option<(RunId, Moment)>,
+    /// When this leader saw the proposal first.
+    proposal: Option<(ProposalId, Moment)>,
     /// When this leader applied the pause.
     pause: Option<(u64, Moment)>,
     /// The lease this leader saw granted last, and when: a guard gets time to acquire it.

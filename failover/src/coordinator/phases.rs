@@ -38,6 +38,11 @@ impl Driver {
             (Some(run), _) => self.hold_down = Some((run, context.now)),
             (None, _) => self.hold_down = None,
         }
+        match (&group.proposal, self.proposal) {
+            (Some(open), Some((known, _))) if open.id == known => {}
+            (Some(open), _) => self.proposal = Some((open.id, context.now)),
+            (None, _) => self.proposal = None,
+        }
         match (&group.pause, self.pause) {
             (Some(pause), Some((known, _))) if pause.id == known => {}
             (Some(pause), _) => self.pause = Some((pause.id, context.now)),

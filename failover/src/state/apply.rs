@@ -2,6 +2,8 @@
 
 use mesh_proto::audit::AuditRecord;
 use mesh_proto::command::{Applied, Command, Entry, Refused};
+use mesh_proto::proposal::Approved;
+use mesh_proto::run::Actor;
 use mesh_proto::{GroupName, RunId, Wall};
 
 use super::audit::Broken;
@@ -29,7 +31,7 @@ impl MeshState {
         let mut next = self.clone();
         let mut refused = None;
         for (at, command) in entry.commands.iter().enumerate() {
-            if let Err(why) = next.take(stamp, command) {
+            if let Err(why) = next.take(stamp, &entry.actor, command) {
                 refused = Some((at, why));
                 break;
             }
@@ -52,7 +54,7 @@ impl MeshState {
         }
     }
 
-    fn take(&mut self, stamp: Stamp, command: &Command) -> Result<(), Refused> {
+    fn take(&mut self, stamp: Stamp, actor: &Actor, command: &Command) -> Result<(), Refused> {
         match command {
             Command::MeshFormed { mesh, members } => self.form(mesh, members),
             // What committed it would have had the majority that a recovery does without.
@@ -148,6 +150,15 @@ impl MeshState {
                 self.group_mut(group)?.change_quorum(*replaces, *epoch, *k, standbys)
             }
             Command::QuorumConfirmed { group, version } => self.group_mut(group)?.confirm_quorum(*version),
+            Command::RunProposed { group, proposed } => {
+                self.group_mut(group)?.propose(stamp, actor, proposed)
+            }
+            Command::RunApproved { group, proposal, opens } => {
+                self.group_mut(group)?.approve(stamp, actor, *proposal, opens)
+            }
+            Command::ProposalEnded { group, proposal, how } => {
+                self.group_mut(group)?.end_proposal(*proposal, how)
+            }
             // Its record is all there is to it.
             Command::AccessDenied { denial: _ } => Ok(()),
         }
@@ -164,6 +175,8 @@ impl MeshState {
         command: &Command,
         refused: Option<Refused>,
     ) -> Result<(), Broken> {
+        // Also of what was refused: it stands in the log and in the audit all the same.
+        self.edition = self.edition.max(command.edition());
         let (group, run) = about(command, index);
         self.audit.push(AuditRecord {
             seq: 0,
@@ -213,7 +226,13 @@ fn about(command: &Command, index: u64) -> (Option<GroupName>, Option<RunId>) {
         | Command::Signalled { group, run, .. }
         | Command::RunOverridden { group, run, .. }
         | Command::PromotionCommitted { group, run, .. } => (Some(group.clone()), Some(*run)),
+        Command::RunApproved { group, opens: Approved::Run(_), .. } => {
+            (Some(group.clone()), Some(RunId(index)))
+        }
+        Command::RunApproved { group, opens: Approved::Stuck(run), .. } => (Some(group.clone()), Some(*run)),
+        Command::RunProposed { group, proposed } => (Some(group.clone()), proposed.run),
         Command::Founded { group, .. }
+        | Command::ProposalEnded { group, .. }
         | Command::LeaseGranted { group, .. }
         | Command::VerdictChanged { group, .. }
         | Command::RepairStarted { group, .. }

@@ -9,6 +9,7 @@ mod electorate;
 mod invariants;
 mod leases;
 mod members;
+mod proposals;
 mod quorum;
 mod recovery;
 mod runs;
@@ -20,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mesh_proto::command::{MemberRecord, Verdict, VerdictRecord};
 use mesh_proto::effect::{Effect, Outcome};
 use mesh_proto::lease::{Electorate, GroupView, LeaseKey, LeaseRecord, LeaseTerm, PauseView};
+use mesh_proto::proposal::Proposal;
 use mesh_proto::quorum::QuorumConfig;
 use mesh_proto::run::Run;
 use mesh_proto::spec::{GroupSpec, InstanceSpec, Timing};
@@ -30,6 +32,7 @@ use mesh_proto::{
 use serde::{Deserialize, Serialize};
 
 pub use audit::{Audit, GENESIS, hash_of, verify};
+pub use proposals::person;
 pub use recovery::{JUMP, Recovery, RecoveryError, recovered};
 pub use runs::wants_a_primary;
 
@@ -49,8 +52,16 @@ pub struct MeshState {
     pub electorate: Electorate,
     /// The groups.
     pub groups: BTreeMap<GroupName, Group>,
+    /// The newest edition of which a command stands in the log: every member knew it then, and no older build can join any more.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub edition: u32,
     /// The chain of records.
     pub audit: Audit,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks with a reference
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// A group as the log has it.
@@ -103,6 +114,9 @@ pub struct Group {
     pub quorums: Vec<QuorumConfig>,
     /// Where each route was last led.
     pub routes: BTreeMap<RouteName, Led>,
+    /// The forced run that waits for a second person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proposal: Option<Proposal>,
 }
 
 /// The primary of an epoch: one instance and one life of its data.
@@ -199,6 +213,7 @@ impl Group {
             repairs: Vec::new(),
             quorums: Vec::new(),
             routes: BTreeMap::new(),
+            proposal: None,
         }
     }
 
@@ -262,6 +277,7 @@ impl MeshState {
             retired: self.retired.clone(),
             electorate: self.electorate.clone(),
             groups: self.groups.clone(),
+            edition: self.edition,
             audit: Audit::default(),
         }
     }

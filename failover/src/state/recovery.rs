@@ -174,6 +174,7 @@ impl Group {
         self.takeover = None;
         self.hold_down = None;
         self.pause = None;
+        self.proposal = None;
         self.repairs.clear();
         self.quorums.clear();
         self.routes.clear();

@@ -8,11 +8,10 @@ use mesh_proto::evidence::Position;
 use mesh_proto::lease::{Electorate, LeaseKey, LeaseTerm, Proof};
 use mesh_proto::quorum::{DurabilityProof, QuorumMember};
 use mesh_proto::run::{Actor, Phase, Plan, Promotion, Run, RunKind, Signal, Step, StuckCause};
-use mesh_proto::{
-    DataIncarnation, Epoch, ErrandName, Generation, GuardIncarnation, InstanceName, RunId, SiteName,
-};
+use mesh_proto::{DataIncarnation, Epoch, ErrandName, Generation, GuardIncarnation, InstanceName, RunId};
 
 use super::apply::{Stamp, compare, conflict, unknown};
+use super::proposals::two_needed;
 use super::{Group, HISTORY, Led, Primary, Repair, Takeover};
 use crate::errands;
 use crate::run::{Facts, Next, first, forbidden, next};
@@ -105,6 +104,14 @@ impl Group {
     /// Plans a run and, for a failover, opens its takeover in the same entry: before the first durable pledge
     /// (PROTOCOL, Taking over 3). Committing the plan is a compare-and-set on its parent.
     pub(super) fn open_run(&mut self, stamp: Stamp, plan: &Plan) -> Result<(), Refused> {
+        if self.plan_takes_two(plan) {
+            return Err(two_needed());
+        }
+        self.begin_run(stamp, plan)
+    }
+
+    /// The same, of a plan that as many persons have approved as it takes.
+    pub(super) fn begin_run(&mut self, stamp: Stamp, plan: &Plan) -> Result<(), Refused> {
         let Some(primary) = &self.primary else {
             return Err(Refused::Forbidden("the group has no primary yet; use `mesh adopt`".to_owned()));
         };
@@ -180,7 +187,7 @@ impl Group {
         }
     }
 
-    fn run_mut(&mut self, id: RunId) -> Result<&mut Run, Refused> {
+    pub(super) fn run_mut(&mut self, id: RunId) -> Result<&mut Run, Refused> {
         match self.run.as_mut() {
             Some(run) if run.id == id && !run.phase.is_final() => Ok(run),
             Some(run) if run.id == id => Err(Refused::Forbidden(format!("run {id} is {}", run.phase))),
@@ -313,36 +320,6 @@ impl Group {
                 Ok(())
             }
         }
-    }
-
-    /// Lifts the limits of a run that found nobody within them. The plan that was committed stays in the audit, and this
-    /// entry after it.
-    pub(super) fn override_run(
-        &mut self,
-        id: RunId,
-        site: Option<&SiteName>,
-        accept_loss: bool,
-        reason: &str,
-    ) -> Result<(), Refused> {
-        if accept_loss && reason.trim().is_empty() {
-            return Err(Refused::Forbidden("accepting a loss needs a reason".to_owned()));
-        }
-        if let Some(site) = site
-            && !self.spec.instances.iter().any(|instance| instance.site == *site)
-        {
-            return Err(unknown("instance at site", site.as_str()));
-        }
-        let run = self.run_mut(id)?;
-        if !wants_a_primary(run) {
-            return Err(Refused::Forbidden(format!(
-                "run {id} is {}, and does not want for a primary",
-                run.phase
-            )));
-        }
-        run.plan.accept_lag = true;
-        run.plan.accept_loss |= accept_loss;
-        run.plan.site = site.cloned();
-        Ok(())
     }
 
     /// An operator has the run go on without a service or hook that failed.

@@ -4,6 +4,7 @@
 use mesh_proto::command::{Command, ResumeProof};
 use mesh_proto::effect::Outcome;
 use mesh_proto::lease::Proof;
+use mesh_proto::proposal::{Approved, PROPOSAL_LASTS, ProposalEnd};
 use mesh_proto::run::{Run, Signal};
 use mesh_proto::{AgentName, Epoch, GroupName, RunId};
 
@@ -109,6 +110,28 @@ impl MeshState {
                 format!("commits shall wait for {now}: {reason}")
             }
             Command::AccessDenied { denial } => denial.to_string(),
+            Command::RunProposed { proposed, .. } => {
+                let on = proposed.run.map(|run| format!(", to send run {run} on")).unwrap_or_default();
+                format!(
+                    "{} is proposed{on}, and waits for a second person: {}",
+                    proposed.forced, proposed.forced.reason
+                )
+            }
+            Command::RunApproved { proposal, opens: Approved::Run(plan), .. } => {
+                format!(
+                    "{proposal} of {} approved: {} from {} planned: {}",
+                    plan.actor, plan.kind, plan.from, plan.reason
+                )
+            }
+            Command::RunApproved { proposal, opens: Approved::Stuck(run), .. } => {
+                format!("{proposal} approved: run {run} goes on without its limits")
+            }
+            Command::ProposalEnded { proposal, how: ProposalEnd::Withdrawn(reason), .. } => {
+                format!("{proposal} withdrawn: {reason}")
+            }
+            Command::ProposalEnded { proposal, how: ProposalEnd::Expired, .. } => {
+                format!("{proposal} is over: nobody approved it in {PROPOSAL_LASTS}")
+            }
             Command::QuorumConfirmed { version, .. } => {
                 format!(
                     "a marker commit was acknowledged under version {version} of the commit quorum: older ones are over"

@@ -92,11 +92,13 @@ impl Observations {
     }
 
     /// Members that are not known to apply commands of this edition: an older build, or one that was not heard yet. However
-    /// old a report is: whoever takes an older build again does so knowingly.
+    /// old a report is: whoever takes an older build again does so knowingly. Nobody is waited for once such a command is in
+    /// the log: a lost site must not hold back what is needed for its loss.
     #[must_use]
     pub fn older(&self, state: &MeshState, edition: u32) -> Vec<AgentName> {
         let knows = |agent: &AgentName| {
-            edition == 0 || self.reports.get(agent).is_some_and(|report| report.said.edition >= edition)
+            edition <= state.edition
+                || self.reports.get(agent).is_some_and(|report| report.said.edition >= edition)
         };
         state.members.keys().filter(|agent| !knows(agent)).cloned().collect()
     }

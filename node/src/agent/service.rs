@@ -30,12 +30,7 @@ pub struct AgentService {
 impl AgentService {
     /// A service for one agent.
     #[must_use]
-    pub fn new(
-        left: Arc<LeftBehind>,
-        asked: Arc<Asked>,
-        access: Arc<Access>,
-        denials: Arc<Denials>,
-    ) -> Self {
+    pub fn new(left: Arc<LeftBehind>, asked: Arc<Asked>, access: Arc<Access>, denials: Arc<Denials>) -> Self {
         Self { mesh: left.mesh().acting.clone(), left, asked, access, denials }
     }
 

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use mesh_proto::{AgentName, ErrandName, GroupName, InstanceName, MeshId, Millis, NodeId, RunId, SiteName};
+use mesh_proto::{
+    AgentName, ErrandName, GroupName, InstanceName, MeshId, Millis, NodeId, ProposalId, RunId, SiteName,
+};
 
 use super::exit;
 
@@ -98,6 +100,10 @@ pub enum Operation {
     Switchover(SwitchoverArgs),
     /// Show a run, or follow it to its end
     Run(RunArgs),
+    /// Begin a forced run that another person proposed, or show those that wait
+    Approve(ApproveArgs),
+    /// Take back a forced run that was proposed
+    Withdraw(WithdrawArgs),
     /// Stop a run before its promotion is committed, or leave a stuck one
     Abort(RunReason),
     /// Try a stuck run again
@@ -285,6 +291,32 @@ pub struct RunArgs {
     /// Follow it to its end
     #[arg(long, short)]
     pub follow: bool,
+}
+
+/// `mesh approve`
+#[derive(Debug, Clone, Args)]
+pub struct ApproveArgs {
+    /// Which, such as p42; those that wait are shown when left out
+    pub proposal: Option<ProposalId>,
+    /// Only show those that wait
+    #[arg(long)]
+    pub list: bool,
+    /// Do not show its plan and ask before starting
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Start it and return; `mesh run` follows it later
+    #[arg(long)]
+    pub detach: bool,
+}
+
+/// `mesh withdraw`
+#[derive(Debug, Clone, Args)]
+pub struct WithdrawArgs {
+    /// Which, such as p42
+    pub proposal: ProposalId,
+    /// Why, for the audit
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
 }
 
 /// A run and a reason.
@@ -659,6 +691,10 @@ mod tests {
             "mesh --socket /tmp/s status --watch",
             "mesh run",
             "mesh run r42 --follow",
+            "mesh approve",
+            "mesh approve --list",
+            "mesh approve p42 --yes",
+            "mesh withdraw p42 --reason x",
             "mesh pause --for 30m --reason upgrade",
             "mesh agent --config /tmp/a.toml",
             "mesh agent init --config /tmp/a.toml",
@@ -691,6 +727,8 @@ mod tests {
             "mesh adopt pg-dr --accept-loss",
             "mesh failover --site Dr",
             "mesh abort r4",
+            "mesh withdraw p4",
+            "mesh approve r4",
             "mesh pause --for 30m",
             "mesh pause --reason x",
             "mesh run forty",

@@ -279,6 +279,7 @@ pub const fn changes(ask: &Ask) -> bool {
         | Ask::Nodes => false,
         Ask::Apply { dry_run, .. } => !*dry_run,
         Ask::Failover(ask) => !ask.dry_run,
+        Ask::Approve { dry_run, .. } => !*dry_run,
         Ask::Form
         | Ask::Adopt { .. }
         | Ask::Abort { .. }
@@ -291,6 +292,7 @@ pub const fn changes(ask: &Ask) -> bool {
         | Ask::NodeAdd { .. }
         | Ask::NodeVoters { .. }
         | Ask::NodeRemove { .. }
+        | Ask::Withdraw { .. }
         | Ask::Denied(_) => true,
     }
 }

@@ -21,7 +21,8 @@ What the exit codes mean. They are stable: scripts may decide by them.
   8  the outcome is unknown: look with `mesh status` and `mesh run` before repeating anything; of `mesh audit live`:
      nothing that was seen is wrong, and not every place could be seen
   9  not supported by this version; nothing changed
- 10  denied: this user has no role for it on this host; nothing changed
+ 10  denied: this user has no role for it on this host, or asked for it and cannot approve it too; nothing changed
+ 11  proposed: it takes two persons, and waits for the other one; nothing changed yet
 
 `mesh status` ends with 0 whenever it could be shown, however bad the news is; scripts read
 `mesh status --json`.";
@@ -58,6 +59,8 @@ pub enum Exit {
     NotSupported,
     /// This user may not.
     Denied,
+    /// It waits for a second person.
+    Proposed,
 }
 
 impl Exit {
@@ -76,6 +79,7 @@ impl Exit {
             Self::Unknown => 8,
             Self::NotSupported => 9,
             Self::Denied => 10,
+            Self::Proposed => 11,
         }
     }
     /// The name in JSON.
@@ -93,6 +97,7 @@ impl Exit {
             Self::Unknown => "unknown",
             Self::NotSupported => "not-supported",
             Self::Denied => "denied",
+            Self::Proposed => "proposed",
         }
     }
 }

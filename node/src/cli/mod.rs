@@ -18,6 +18,7 @@ pub mod local;
 pub mod operate;
 pub mod output;
 pub mod papers;
+pub mod proposals;
 pub mod recover;
 pub mod render;
 pub mod version;

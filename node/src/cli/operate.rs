@@ -16,7 +16,7 @@ use super::client::{AskError, Client, changes};
 use super::exit::{Exit, Failure};
 use super::output::Output;
 use super::render::Detail;
-use super::{apply, audit, caller, everything, follow, render};
+use super::{apply, audit, caller, everything, follow, proposals, render};
 
 /// Runs one operator command to its end, on a runtime of its own.
 #[must_use]
@@ -60,6 +60,8 @@ impl Operator {
             Operation::Plan(target) => self.plan(failover_ask(target, None)).await,
             Operation::Failover(args) => self.failover(args).await,
             Operation::Switchover(args) => self.switchover(args).await,
+            Operation::Approve(args) => proposals::approve(self, args).await,
+            Operation::Withdraw(args) => proposals::withdraw(self, args).await,
             Operation::Run(args) => self.show_run(args).await,
             Operation::Abort(args) => {
                 self.change_run(Ask::Abort { run: args.run, reason: reason(args.reason)? }).await
@@ -144,6 +146,10 @@ impl Operator {
             Answer::Why(view) => output.show(view, |view, look| render::why(view, look))?,
             Answer::Plan(view) => return self.show_plan(view),
             Answer::Run(view) => output.show(view, |view, look| render::run(view, look))?,
+            Answer::Proposed(group, open) => {
+                output.show(open, |open, look| render::proposal(group, open, None, look))?;
+                return Ok(Exit::Proposed);
+            }
             Answer::Audit(records) => output.show(records, |records, look| render::audit(records, look))?,
             Answer::AuditVerified(report) => {
                 output.show(report, render::audit_report)?;
@@ -449,7 +455,11 @@ fn failover_ask(target: TargetArgs, reason: Option<String>) -> FailoverAsk {
     }
 }
 
-fn reason(text: String) -> Result<String, Failure> {
+/// A reason that says something.
+///
+/// # Errors
+/// A [`Failure`] when it is empty.
+pub fn reason(text: String) -> Result<String, Failure> {
     if text.trim().is_empty() {
         return Err(Failure::new(
             Exit::Invalid,

@@ -38,6 +38,9 @@ pub const fn needed(ask: &Ask) -> (&'static str, Role) {
         Ask::NodeAdd { .. } => ("node add", Role::Admin),
         Ask::NodeVoters { .. } => ("node voters", Role::Admin),
         Ask::NodeRemove { .. } => ("node remove", Role::Admin),
+        Ask::Approve { dry_run: true, .. } => ("approve --list", Role::View),
+        Ask::Approve { dry_run: false, .. } => ("approve", Role::Force),
+        Ask::Withdraw { .. } => ("withdraw", Role::Operate),
         // Agents say it to each other; the service takes it from nobody else, whatever their role.
         Ask::Denied(_) => ("denied", Role::Admin),
     }

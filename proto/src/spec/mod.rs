@@ -9,6 +9,7 @@ mod route;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::proposal::TwoPerson;
 use crate::{AgentName, GroupName, InstanceName, Millis, SiteName};
 
 pub use dns::{DnsName, DnsNameError, DnsTarget, Drift, MARKER_LABEL, RecordKind, RecordSpec};
@@ -68,6 +69,9 @@ pub struct GroupSpec {
     /// Database in which mesh keeps its schema `mesh` and into which it connects.
     #[serde(default = "default_database")]
     pub database: String,
+    /// What takes two persons.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub two_person: Vec<TwoPerson>,
     /// The servers.
     #[serde(default, rename = "instance")]
     pub instances: Vec<InstanceSpec>,

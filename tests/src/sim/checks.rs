@@ -158,6 +158,9 @@ impl World {
                 | Command::MemberAdded { .. }
                 | Command::MemberRemoved { .. }
                 | Command::AccessDenied { .. }
+                | Command::RunProposed { .. }
+                | Command::RunApproved { .. }
+                | Command::ProposalEnded { .. }
                 | Command::ElectorateChanging { .. }
                 | Command::ElectorateChanged { .. }
                 | Command::ElectorateKept { .. }

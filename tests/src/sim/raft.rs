@@ -245,6 +245,9 @@ pub(super) fn words(command: &Command) -> String {
         | Command::MemberAdded { .. }
         | Command::MemberRemoved { .. }
         | Command::AccessDenied { .. }
+        | Command::RunProposed { .. }
+        | Command::RunApproved { .. }
+        | Command::ProposalEnded { .. }
         | Command::ElectorateChanging { .. }
         | Command::ElectorateChanged { .. }
         | Command::ElectorateKept { .. }

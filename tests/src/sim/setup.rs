@@ -113,6 +113,7 @@ impl Setup {
             observers: Vec::new(),
             site_preference: Vec::new(),
             database: "postgres".to_owned(),
+            two_person: Vec::new(),
             instances: instances
                 .iter()
                 .enumerate()

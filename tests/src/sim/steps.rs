@@ -80,6 +80,9 @@ impl World {
             | Command::MemberAdded { .. }
             | Command::MemberRemoved { .. }
             | Command::AccessDenied { .. }
+            | Command::RunProposed { .. }
+            | Command::RunApproved { .. }
+            | Command::ProposalEnded { .. }
             | Command::ElectorateChanging { .. }
             | Command::ElectorateChanged { .. }
             | Command::ElectorateKept { .. }
@@ -130,6 +133,9 @@ impl World {
             | Command::MemberAdded { .. }
             | Command::MemberRemoved { .. }
             | Command::AccessDenied { .. }
+            | Command::RunProposed { .. }
+            | Command::RunApproved { .. }
+            | Command::ProposalEnded { .. }
             | Command::ElectorateChanging { .. }
             | Command::ElectorateChanged { .. }
             | Command::ElectorateKept { .. }

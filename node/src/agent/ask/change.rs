@@ -11,22 +11,32 @@ use mesh_proto::spec::{Durability, GroupSpec};
 use mesh_proto::{GroupName, InstanceName, Millis};
 
 use super::{Asked, LOOK, Reply, lost, refused};
+use crate::agent::driver::CommandError;
 
 /// How long a resumed guard may take to acquire its fresh lease.
 const RESUME_DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);
 /// Longest pause. Longer work is done in several, or with the group removed from mesh's care.
 const PAUSE_MAX: Millis = Millis(24 * 3_600_000);
 
+/// How long members may take to say which build they are of.
+const HEARD_WITHIN: std::time::Duration = std::time::Duration::from_secs(3);
 /// Longest name of a command that was refused.
 const VERB_MAX: usize = 64;
 
 impl Asked {
-    /// Proposes commands; a refusal of the state becomes the answer.
+    /// Proposes commands; a refusal of the state becomes the answer. What every member must know waits a moment for them to
+    /// be heard: a leader that was just elected has heard nobody yet.
     pub(super) async fn commit(&self, actor: Actor, commands: Vec<Command>) -> Result<u64, Refusal> {
-        match self.driver.propose(actor, commands).await {
-            Ok(Applied::Done { index }) => Ok(index),
-            Ok(Applied::Refused(why)) => Err(refused(&why)),
-            Err(error) => Err(lost(&error)),
+        let deadline = tokio::time::Instant::now() + HEARD_WITHIN;
+        loop {
+            match self.driver.propose(actor.clone(), commands.clone()).await {
+                Ok(Applied::Done { index }) => return Ok(index),
+                Ok(Applied::Refused(why)) => return Err(refused(&why)),
+                Err(CommandError::Older(_)) if tokio::time::Instant::now() < deadline => {
+                    tokio::time::sleep(LOOK * 10).await;
+                }
+                Err(error) => return Err(lost(&error)),
+            }
         }
     }
 

@@ -9,29 +9,30 @@ use mesh_failover::state::{Group, wants_a_primary};
 use mesh_failover::verdict::{self, Judgement};
 use mesh_proto::command::{Command, Verdict};
 use mesh_proto::evidence::ProcessState;
-use mesh_proto::operator::{Answer, FailoverAsk, PlanView, Refusal, RefusalCode};
+use mesh_proto::operator::{FailoverAsk, Refusal, RefusalCode};
 use mesh_proto::run::{Actor, Phase, Plan, Run, RunKind, Signal};
-use mesh_proto::spec::{Errand, OnFailure, Point};
+use mesh_proto::spec::Errand;
 use mesh_proto::{ErrandName, GroupName, RunId};
 
+use super::steps::{plan_view, steps};
 use super::{Asked, LOOK, Reply, view};
 
 /// How long a started run may take to appear in the log.
 const APPEAR: std::time::Duration = std::time::Duration::from_secs(6);
 
 /// What was found out about a wanted failover.
-struct Considered {
-    plan: Plan,
-    findings: Vec<String>,
+pub(super) struct Considered {
+    pub(super) plan: Plan,
+    pub(super) findings: Vec<String>,
     judgement: Judgement,
-    may_lose: Option<u64>,
-    wait: mesh_proto::Millis,
-    wish: Wish,
-    newest: Option<RunId>,
+    pub(super) may_lose: Option<u64>,
+    pub(super) wait: mesh_proto::Millis,
+    pub(super) wish: Wish,
+    pub(super) newest: Option<RunId>,
     paused: Option<String>,
     zero_loss: bool,
     /// Services and hooks towards the best candidate.
-    errands: Vec<Errand>,
+    pub(super) errands: Vec<Errand>,
 }
 
 impl Asked {
@@ -50,30 +51,31 @@ impl Asked {
         }
         let considered = self.consider(&name, actor, &ask)?;
         if ask.dry_run {
-            let errands: Vec<&Errand> = considered.errands.iter().collect();
-            let (chain, time) = errands::longest(&errands);
-            let chain: Vec<_> = chain.into_iter().map(ToString::to_string).collect();
-            return Ok(Answer::Plan(Box::new(PlanView {
-                steps: steps(&considered.plan, &errands),
-                longest: (!chain.is_empty()).then_some((chain, time)),
-                plan: considered.plan,
-                findings: considered.findings,
-                may_lose_bytes: considered.may_lose,
-                wait_at_most: considered.wait,
-            })));
+            return Ok(plan_view(considered));
         }
         if let Some(refusal) = refusal(&ask, &considered) {
             return Err(refusal);
         }
+        if self.takes_two(&name, &considered.plan.from, &ask) {
+            let errands: Vec<&Errand> = considered.errands.iter().collect();
+            let would = steps(&considered.plan, &errands);
+            let actor = considered.wish.actor.clone();
+            return self.propose(actor, &name, &ask, None, would).await;
+        }
         self.driver.request(&name, Request::Run(considered.wish));
+        self.appears(&name, considered.newest).await
+    }
+
+    /// Waits until a run newer than this one is in the log.
+    pub(super) async fn appears(&self, name: &GroupName, newest: Option<RunId>) -> Reply {
         let deadline = tokio::time::Instant::now() + APPEAR;
         loop {
             let run = self
                 .driver
                 .consensus
-                .read(|machine| machine.state().groups.get(&name).and_then(|group| group.run.clone()));
+                .read(|machine| machine.state().groups.get(name).and_then(|group| group.run.clone()));
             match run {
-                Some(run) if considered.newest.is_none_or(|newest| run.id > newest) => {
+                Some(run) if newest.is_none_or(|newest| run.id > newest) => {
                     let joined = run.plan.actor == Actor::Mesh;
                     return Ok(view(&run, joined));
                 }
@@ -130,6 +132,10 @@ impl Asked {
                 "name a site instead, or leave it out: the furthest standby is promoted",
             ));
         }
+        if self.takes_two(name, &run.plan.from, ask) {
+            let would = vec![format!("run {} goes on without its limits", run.id)];
+            return self.propose(actor, name, ask, Some(run), would).await;
+        }
         let (group, reason) = (name.clone(), ask.reason.clone());
         let overridden = Command::RunOverridden {
             group,
@@ -149,7 +155,12 @@ impl Asked {
         Ok(view(&self.going_on(name).unwrap_or_else(|| run.clone()), false))
     }
 
-    fn consider(&self, name: &GroupName, actor: Actor, ask: &FailoverAsk) -> Result<Considered, Refusal> {
+    pub(super) fn consider(
+        &self,
+        name: &GroupName,
+        actor: Actor,
+        ask: &FailoverAsk,
+    ) -> Result<Considered, Refusal> {
         let now = self.driver.clock.now();
         self.driver.consensus.read(|machine| {
             let state = machine.state();
@@ -370,7 +381,7 @@ fn no_reason() -> Refusal {
 }
 
 /// Why the failover is not started, with what it would cost and which command overrides it.
-fn refusal(ask: &FailoverAsk, found: &Considered) -> Option<Refusal> {
+pub(super) fn refusal(ask: &FailoverAsk, found: &Considered) -> Option<Refusal> {
     if (ask.force || ask.accept_loss) && ask.reason.trim().is_empty() {
         return Some(no_reason());
     }
@@ -417,62 +428,4 @@ fn refusal(ask: &FailoverAsk, found: &Considered) -> Option<Refusal> {
         ));
     }
     None
-}
-
-fn steps(plan: &Plan, errands: &[&Errand]) -> Vec<String> {
-    // Without anybody to promote there is nothing to do; the findings say why.
-    let Some(first) = plan.candidates.first() else { return Vec::new() };
-    let from = &plan.from;
-    let at =
-        |point: Point| errands.iter().filter(move |errand| errand.at == point).map(|errand| told(errand));
-    let (mut steps, end) = match plan.kind {
-        RunKind::Switchover => (
-            vec![
-                format!("checkpoint {from}, while it serves"),
-                "a majority of voters pledges to renew its lease no more".to_owned(),
-                format!("stop {from} cleanly and prove it"),
-                format!("confirm that {first} has everything"),
-                format!("commit the promotion of {first}; until here the run can be aborted"),
-                format!("promote {first}, write the epoch"),
-            ],
-            format!("let {from} and the other standbys follow"),
-        ),
-        RunKind::Failover => (
-            vec![
-                "a majority of voters pledges to renew the lease no more".to_owned(),
-                format!("fence {from} if its guard answers; else wait for its lease to end"),
-                "freeze every standby within reach and compare where they stand".to_owned(),
-                format!("commit the promotion of the best (now: {first}); until here the run can be aborted"),
-                "promote it, write the epoch".to_owned(),
-            ],
-            format!("let {from} rejoin when it is back, its diverged WAL kept"),
-        ),
-    };
-    steps.splice(0..0, at(Point::Prepare));
-    steps.extend(at(Point::BeforeRoutes).map(|told| format!("{told}; routes wait for it")));
-    steps.extend(at(Point::BesideRoutes).map(|told| format!("{told}; beside the routes")));
-    steps.push("lead the routes to it and end old sessions".to_owned());
-    steps.push("write through each route".to_owned());
-    steps.extend(at(Point::AfterRoutes));
-    steps.push(end);
-    steps
-}
-
-/// A service or hook as a line of a plan.
-fn told(errand: &Errand) -> String {
-    let after: Vec<_> = errand.after.iter().map(ToString::to_string).collect();
-    let after =
-        if after.is_empty() { String::new() } else { format!(", in order with {}", after.join(", ")) };
-    let needs: Vec<_> = errand.needs.iter().map(ToString::to_string).collect();
-    let needs = if needs.is_empty() {
-        String::new()
-    } else {
-        format!(", once the primary of {} accepts writes", needs.join(" and of "))
-    };
-    let failure = match errand.on_failure {
-        OnFailure::Warn => "a failure is only noted",
-        OnFailure::Stop => "a failure stops the services and hooks after it",
-        OnFailure::Ask => "a failure waits for an operator",
-    };
-    format!("{errand}{after}{needs}, within {}; {failure}", errand.deadline)
 }

@@ -7,7 +7,9 @@ mod failover;
 mod form;
 mod live;
 mod members;
+mod proposals;
 mod status;
+mod steps;
 mod verify;
 
 use std::sync::Arc;
@@ -75,6 +77,8 @@ impl Asked {
             | Ask::NodeAdd { .. }
             | Ask::NodeVoters { .. }
             | Ask::NodeRemove { .. }
+            | Ask::Approve { .. }
+            | Ask::Withdraw { .. }
             | Ask::Denied(_) => self.by_leader(actor, ask).await,
         }
     }
@@ -167,6 +171,8 @@ impl Asked {
             Ask::NodeAdd { member } => self.add_node(actor, member).await,
             Ask::NodeVoters { agents } => self.change_voters(actor, &agents).await,
             Ask::NodeRemove { agent } => self.remove_node(actor, &agent).await,
+            Ask::Approve { proposal, dry_run } => self.approve(actor, proposal, dry_run).await,
+            Ask::Withdraw { proposal, reason } => self.withdraw(actor, proposal, reason).await,
             Ask::Denied(denial) => self.write_down(actor, denial).await,
             Ask::Form
             | Ask::Status

@@ -112,6 +112,7 @@ impl Asked {
                 })
                 .collect(),
             run: group.run.clone(),
+            proposal: group.proposal.clone(),
             pause: group.pause.as_ref().map(|pause| (pause.reason.clone(), pause.length)),
             observers,
         }

@@ -3,6 +3,7 @@
 mod disk;
 mod headline;
 mod live;
+mod proposal;
 mod run;
 mod status;
 mod story;
@@ -10,6 +11,7 @@ mod table;
 mod text;
 
 pub use live::{live, live_exit};
+pub use proposal::proposal;
 pub use run::{Progress, plan, run, run_heading, run_summary};
 pub use status::{Detail, nodes, status};
 pub use story::{ExportReport, audit, audit_report, export_report, verified, why};

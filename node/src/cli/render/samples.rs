@@ -18,10 +18,11 @@ use mesh_proto::operator::{
 use mesh_proto::run::{Actor, Phase, Plan, Promotion, Run, RunKind, Step, StuckCause};
 use mesh_proto::spec::Timing;
 use mesh_proto::{
-    DataIncarnation, Epoch, Generation, GuardIncarnation, LeaseNo, Lsn, Millis, NodeId, RunId, Wall,
+    DataIncarnation, Epoch, Generation, GuardIncarnation, LeaseNo, Lsn, Millis, NodeId, ProposalId, RunId,
+    Wall,
 };
 
-use super::{Detail, Look, Progress, audit, audit_report, plan, run_summary, why};
+use super::{Detail, Look, Progress, audit, audit_report, plan, proposal, run_summary, why};
 
 const LOOK: Look = Look { width: 110, color: false };
 /// 2025-11-21 08:04:05 UTC.
@@ -179,6 +180,7 @@ fn healthy() -> StatusView {
                 note: None,
             }],
             run: None,
+            proposal: None,
             pause: None,
             observers: (3, 3),
         }],
@@ -348,6 +350,30 @@ fn golden_paused() {
     group.blocked = Some("the group is paused (kernel upgrade of east-1); `mesh resume` ends it".into());
     group.pause = Some(("kernel upgrade of east-1".into(), Millis(1_800_000)));
     golden("status-paused", &status(&view, &LOOK));
+}
+
+#[test]
+fn golden_proposed() {
+    use mesh_proto::proposal::{Forced, Proposal, Proposed};
+    let forced = Forced {
+        site: Some("dr".parse().unwrap()),
+        instance: None,
+        force: true,
+        accept_loss: false,
+        reason: "east lost its power, the facility says for hours".into(),
+    };
+    let what = Proposed {
+        forced,
+        from: "pg-east".parse().unwrap(),
+        epoch: Epoch(3),
+        run: None,
+        would: vec!["fence pg-east if its guard answers; else wait for its lease to end".into()],
+    };
+    let open = Proposal { id: ProposalId(840), by: "ada".into(), at: Wall(NOW - 190_000), what };
+    golden("proposed", &proposal(&"orders".parse().unwrap(), &open, Some(Wall(NOW)), &LOOK));
+    let mut view = healthy();
+    view.groups[0].proposal = Some(open);
+    golden("status-proposed", &status(&view, &LOOK));
 }
 
 #[test]

@@ -8,10 +8,11 @@ use mesh_proto::evidence::{GuardStatus, ProcessState, Seen, Sighting, WriteProbe
 use mesh_proto::lease::majority;
 use mesh_proto::operator::{GroupStatus, InstanceStatus, NodeView, RouteStatus, StatusView};
 use mesh_proto::spec::Open;
-use mesh_proto::{InstanceName, Millis, NodeId};
+use mesh_proto::{InstanceName, Millis, NodeId, Wall};
 
 use super::disk;
 use super::headline::{self, Level};
+use super::proposal;
 use super::table::Table;
 use super::text::{self, Look, Tone};
 
@@ -51,7 +52,7 @@ pub fn status(view: &StatusView, detail: Detail, look: &Look) -> String {
     }
     for group in &view.groups {
         out.push('\n');
-        out.push_str(&of_group(group, detail, look));
+        out.push_str(&of_group(group, view.at, detail, look));
     }
     if !view.nodes.is_empty() {
         out.push('\n');
@@ -65,7 +66,7 @@ pub fn status(view: &StatusView, detail: Detail, look: &Look) -> String {
     out
 }
 
-fn of_group(group: &GroupStatus, detail: Detail, look: &Look) -> String {
+fn of_group(group: &GroupStatus, now: Wall, detail: Detail, look: &Look) -> String {
     let mode = if group.automatic { "automatic" } else { "by hand" };
     let (fresh, expected) = group.observers;
     let engine = if group.engine.is_postgres() { String::new() } else { format!("   {}", group.engine) };
@@ -81,6 +82,11 @@ fn of_group(group: &GroupStatus, detail: Detail, look: &Look) -> String {
     if let Some((reason, length)) = &group.pause {
         let paused = format!("for at most {}: {reason}", text::length(*length));
         out.push_str(&look.labelled(Tone::Warn, "  paused   ", &paused));
+    }
+    if let Some(open) = &group.proposal {
+        let says = proposal::line(open, now);
+        out.push_str(&look.labelled(Tone::Warn, "  proposed ", &says));
+        out.push_str(&look.step("    next: ", &format!("another person: mesh approve {}", open.id)));
     }
     // A healthy or paused group's first line said it already.
     let said = group.pause.is_some() || group.verdict.verdict == Verdict::Healthy;

@@ -153,6 +153,9 @@ impl<'a> View<'a> {
             | Command::MemberAdded { .. }
             | Command::MemberRemoved { .. }
             | Command::AccessDenied { .. }
+            | Command::RunProposed { .. }
+            | Command::RunApproved { .. }
+            | Command::ProposalEnded { .. }
             | Command::ElectorateChanging { .. }
             | Command::ElectorateChanged { .. }
             | Command::ElectorateKept { .. }
@@ -207,6 +210,9 @@ const fn role(command: &Command) -> Option<&'static str> {
         | Command::MemberAdded { .. }
         | Command::MemberRemoved { .. }
         | Command::AccessDenied { .. }
+        | Command::RunProposed { .. }
+        | Command::RunApproved { .. }
+        | Command::ProposalEnded { .. }
         | Command::ElectorateChanging { .. }
         | Command::ElectorateChanged { .. }
         | Command::ElectorateKept { .. }
