@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use mesh_proto::quorum::{FrozenAt, QuorumConfig, QuorumMember};
-use mesh_proto::spec::{Durability, GroupSpec};
+use mesh_proto::spec::{Degrade, Durability, GroupSpec};
 use mesh_proto::{InstanceName, SiteName};
 
 use crate::policy::Finding;
@@ -109,6 +109,13 @@ pub(crate) fn check(spec: &GroupSpec) -> Option<Finding> {
     let standbys = spec.instances.len().saturating_sub(1);
     match spec.durability {
         Durability::Bounded => None,
+        Durability::ZeroLoss if spec.degrade == Degrade::After && spec.degrade_after_seconds == 0 => {
+            Some(Finding::new(
+                "degrade_after_seconds",
+                "with 0, commits would be let go at the first moment that a standby is away, and a failover could lose them",
+                "use at least 1, or durability = \"bounded\"",
+            ))
+        }
         Durability::ZeroLoss if spec.quorum_size == 0 => Some(Finding::new(
             "quorum_size",
             "with 0, commits would wait for no standby, and a failover could lose them",

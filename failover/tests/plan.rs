@@ -12,7 +12,7 @@ use mesh_proto::command::{Applied, Command, Entry, MemberRecord};
 use mesh_proto::evidence::{GuardStatus, Position, ProcessState, WriteProbe};
 use mesh_proto::lease::{Expiry, FenceCause, LeaseKey, LeaseTerm, Proof, Receipt, ReceiptLevel};
 use mesh_proto::run::{Actor, Phase, RunKind, Signal, StuckCause};
-use mesh_proto::spec::{Durability, GroupSpec, InstanceSpec, Profile};
+use mesh_proto::spec::{Degrade, Durability, GroupSpec, InstanceSpec, Profile};
 use mesh_proto::{DataIncarnation, Epoch, GuardIncarnation, Lsn, Millis, NodeId, RunId, Wall};
 
 const MAX_LAG: u64 = 1_000;
@@ -38,6 +38,8 @@ fn founded() -> MeshState {
         durability: Durability::Bounded,
         quorum_size: 1,
         quorum_drop_after_seconds: 30,
+        degrade: Degrade::ByHand,
+        degrade_after_seconds: 60,
         max_lag_bytes: MAX_LAG,
         automatic: true,
         open: mesh_proto::spec::Open::AfterLease,

@@ -11,9 +11,9 @@ use mesh_proto::command::{Applied, Command, Entry, MemberRecord, StepIntent};
 use mesh_proto::effect::Effect;
 use mesh_proto::evidence::Position;
 use mesh_proto::lease::{Expiry, Frozen, LeaseTerm, Proof};
-use mesh_proto::quorum::{DurabilityProof, FrozenAt, QuorumMember};
+use mesh_proto::quorum::{DegradedBy, DurabilityProof, FrozenAt, QuorumMember};
 use mesh_proto::run::{Actor, Phase, Plan, RunKind, Signal};
-use mesh_proto::spec::{GroupSpec, Open};
+use mesh_proto::spec::{Degrade, GroupSpec, Open};
 use mesh_proto::{
     DataIncarnation, Epoch, Generation, GuardIncarnation, LeaseNo, Lsn, Millis, NodeId, RunId, Wall,
 };
@@ -360,4 +360,79 @@ fn a_step_that_is_begun_again_belongs_to_the_phase_of_now() {
     assert_eq!((step(&log).phase, step(&log).epoch), (Phase::Fencing, Epoch(1)));
     log.done(begin(2));
     assert_eq!((step(&log).phase, step(&log).epoch, step(&log).attempts), (Phase::Routing, Epoch(2), 2));
+}
+
+fn begin(by: DegradedBy, reason: &str) -> Command {
+    Command::DegradeBegun { group: "g".parse().unwrap(), by, reason: reason.to_owned() }
+}
+
+fn end(by: DegradedBy) -> Command {
+    Command::DegradeEnded { group: "g".parse().unwrap(), by, reason: "back".to_owned() }
+}
+
+fn with_policy(log: &mut Log, degrade: Degrade) {
+    let (mut spec, replaces) = (log.group().spec.clone(), log.group().version);
+    spec.degrade = degrade;
+    log.done(Command::SpecApplied { replaces, spec });
+}
+
+#[test]
+fn commits_are_let_go_only_as_the_policy_says() {
+    let mut log = Log::founded();
+    assert!(log.refused(begin(DegradedBy::Policy, "short")).contains("leaves it to an operator"));
+    assert!(log.refused(begin(DegradedBy::Hand, " ")).contains("needs a reason"));
+    log.done(begin(DegradedBy::Hand, "dr is flooded"));
+    assert_eq!(log.group().not_yet_zero_loss().unwrap(), "commits wait for no standby: dr is flooded");
+    assert!(log.refused(begin(DegradedBy::Hand, "again")).contains("already"));
+    assert!(
+        log.refused(end(DegradedBy::Policy)).contains("Hand"),
+        "what a person began the policy does not end"
+    );
+    log.done(end(DegradedBy::Hand));
+    assert!(log.refused(end(DegradedBy::Hand)).contains("already"));
+    with_policy(&mut log, Degrade::Never);
+    assert!(log.refused(begin(DegradedBy::Hand, "please")).contains("never"));
+    with_policy(&mut log, Degrade::After);
+    log.done(begin(DegradedBy::Policy, "short"));
+    // A person takes it over: from then on it stays.
+    log.done(begin(DegradedBy::Hand, "dr is flooded"));
+    assert!(log.refused(end(DegradedBy::Policy)).contains("Policy"));
+    // What the new spec does not allow is over.
+    with_policy(&mut log, Degrade::Never);
+    assert_eq!(log.group().degraded, None);
+}
+
+/// While commits wait for nobody, a promotion adds no quorum that the new primary would wait by, and no freeze is a proof.
+#[test]
+fn a_promotion_of_a_degraded_group_needs_the_loss_accepted_and_stays_degraded() {
+    let mut log = Log::founded();
+    let none = Command::QuorumChanged {
+        group: "g".parse().unwrap(),
+        replaces: 1,
+        epoch: Epoch(1),
+        k: 1,
+        standbys: [member("pg-b"), member("pg-c")].into(),
+        reason: "b and c stream".to_owned(),
+    };
+    log.done(none);
+    log.done(Command::QuorumConfirmed { group: "g".parse().unwrap(), version: 2 });
+    log.done(begin(DegradedBy::Hand, "both are away"));
+    let free = Command::QuorumChanged {
+        group: "g".parse().unwrap(),
+        replaces: 2,
+        epoch: Epoch(1),
+        k: 0,
+        standbys: BTreeSet::new(),
+        reason: "both are away".to_owned(),
+    };
+    log.done(free);
+    let run = log.taking_over();
+    let frozen = ["pg-b", "pg-c"].map(|name| FrozenAt {
+        member: member(name),
+        position: Position { timeline: 1, have: Lsn(50), replayed: Lsn(50) },
+    });
+    let freeze = DurabilityProof::CoveringFreeze(frozen.to_vec());
+    let said = log.refused(log.promotion(run, "pg-b", Some(freeze)));
+    assert!(said.contains("wait for no standby"), "{said}");
+    assert!(log.group().degraded.is_some());
 }

@@ -10,7 +10,7 @@ use crate::effect::{Effect, Outcome};
 use crate::evidence::Position;
 use crate::lease::{LeaseTerm, Proof};
 use crate::proposal::{Approved, ProposalEnd, Proposed};
-use crate::quorum::{DurabilityProof, QuorumMember};
+use crate::quorum::{DegradedBy, DurabilityProof, QuorumMember};
 use crate::run::{Actor, Plan, Signal, StuckCause};
 use crate::spec::GroupSpec;
 use crate::{
@@ -288,6 +288,24 @@ pub enum Command {
         group: GroupName,
         /// Its version: a compare-and-set.
         version: u64,
+    },
+    /// Commits of a zero-loss group shall wait for nobody, until that is ended.
+    DegradeBegun {
+        /// The group.
+        group: GroupName,
+        /// Who decides it.
+        by: DegradedBy,
+        /// Why.
+        reason: String,
+    },
+    /// Commits shall wait for standbys again.
+    DegradeEnded {
+        /// The group.
+        group: GroupName,
+        /// Who began it: a compare-and-set.
+        by: DegradedBy,
+        /// Why.
+        reason: String,
     },
     /// A user of a host was refused what they asked for. Changes nothing: for the audit.
     AccessDenied {

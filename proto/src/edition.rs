@@ -5,9 +5,10 @@
 //! whoever proposes is held back in one place.
 
 use crate::command::Command;
+use crate::spec::GroupSpec;
 
 /// The newest edition that this build can apply. Builds that do not say theirs have edition 0.
-pub const EDITION: u32 = 2;
+pub const EDITION: u32 = 3;
 
 impl Command {
     /// The first edition whose builds can apply this.
@@ -39,10 +40,21 @@ impl Command {
             | Self::QuorumConfirmed { .. } => 0,
             // A recovery is a record that a mesh begins with, and never proposed.
             Self::MeshRecovered { .. } | Self::AccessDenied { .. } => 1,
-            // Its key `two_person` is none that older builds know.
-            Self::SpecApplied { spec, .. } if !spec.two_person.is_empty() => 2,
-            Self::SpecApplied { .. } => 0,
+            Self::SpecApplied { spec, .. } => of_spec(spec),
             Self::RunProposed { .. } | Self::RunApproved { .. } | Self::ProposalEnded { .. } => 2,
+            Self::DegradeBegun { .. } | Self::DegradeEnded { .. } => 3,
         }
+    }
+}
+
+/// The first edition whose builds know every key that a spec has. One that says what older builds do anyway is not written
+/// down, and asks for nothing.
+const fn of_spec(spec: &GroupSpec) -> u32 {
+    if !spec.degrade.is_by_hand() {
+        3
+    } else if !spec.two_person.is_empty() {
+        2
+    } else {
+        0
     }
 }

@@ -10,6 +10,7 @@ use crate::evidence::{GuardStatus, Sighting};
 use crate::lease::{Electorate, LeaseRecord};
 use crate::live::{LiveAsk, LiveView, Place};
 use crate::proposal::Proposal;
+use crate::quorum::Degraded;
 use crate::run::{Actor, Plan, Run};
 use crate::spec::{GroupSpec, Timing};
 use crate::{
@@ -96,6 +97,15 @@ pub enum Ask {
     Resume {
         /// The group.
         group: GroupName,
+    },
+    /// Let commits of a zero-loss group go on without standbys, or have them wait again.
+    Degrade {
+        /// The group.
+        group: GroupName,
+        /// Have them wait again.
+        end: bool,
+        /// Why.
+        reason: String,
     },
     /// End the hold-down after an automatic failover.
     Ack {
@@ -364,6 +374,18 @@ pub struct QuorumView {
     pub waits_for: String,
     /// Why an acknowledged write could be lost, or none is acknowledged, for now.
     pub not_yet: Option<String>,
+    /// Why commits stand still for want of standbys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stands_still: Option<String>,
+    /// Commits wait for nobody, by whose decision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub degraded: Option<Degraded>,
+    /// Standbys that would not keep a commit waiting now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keep_up: Vec<InstanceName>,
+    /// How many a commit shall wait for, by the spec.
+    #[serde(default)]
+    pub size: u32,
     /// When a new primary opens.
     #[serde(default)]
     pub open: crate::spec::Open,

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::evidence::Position;
-use crate::{DataIncarnation, Epoch, InstanceName, Lsn};
+use crate::{DataIncarnation, Epoch, InstanceName, Lsn, Wall};
 
 /// An instance in one life of its data. A rebuilt, rewound or restored standby is another one: what it acknowledged before
 /// it need not have any more.
@@ -80,6 +80,27 @@ impl std::fmt::Display for QuorumConfig {
         let names = if names.is_empty() { "nobody yet".to_owned() } else { names.join(", ") };
         f.pad(&format!("{} of {names}", self.k))
     }
+}
+
+/// Commits of a zero-loss group wait for nobody for now: promise 3 is suspended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Degraded {
+    /// Who decided it, and so who ends it.
+    pub by: DegradedBy,
+    /// Why.
+    pub reason: String,
+    /// Since when; for people.
+    pub since: Wall,
+}
+
+/// Who let commits go on without standbys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DegradedBy {
+    /// An operator: it stays until one ends it.
+    Hand,
+    /// The group's policy: it ends when enough standbys are back.
+    Policy,
 }
 
 /// How far a configuration has come at the primary.

@@ -110,6 +110,67 @@ async fn a_commit_waits_while_its_only_standby_is_away() {
     assert_eq!(cluster.group().await.unwrap().primary.unwrap().as_str(), "pg-east");
 }
 
+/// Commits stand still, an operator lets them go, the standby comes back, and commits wait again: only then a failover loses
+/// nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_that_wait_are_let_go_by_hand_and_wait_again() {
+    let _turn = turn().await;
+    let mut cluster =
+        formed_as(Follows::RuntimeApi, "durability = \"zero-loss\"\nhold_down_seconds = 0").await;
+    zero_loss(&cluster).await;
+    let mut writer = cluster.writer();
+    flowing(&writer).await;
+    cluster.lose(DR).await.unwrap();
+    says(&cluster, &["COMMITS WAIT", "none of them streams", "mesh degrade --group"]).await;
+    let refused = cluster.nodes[WITNESS].ask(&cluster.mesh, &["degrade", "--reason", " "]).await.unwrap();
+    assert_eq!(refused.code, 2, "{}", refused.text());
+    let before = writer.count();
+    cluster.must(WITNESS, &["degrade", "--reason", "dr is flooded"]).await.unwrap();
+    goes_on(&cluster, &writer, before).await;
+    says(&cluster, &["NOT ZERO-LOSS", "dr is flooded", "not yet zero-loss"]).await;
+    cluster.boot(DR).unwrap();
+    says(&cluster, &["NOT ZERO-LOSS", "back: pg-dr; mesh degrade --group", "--end"]).await;
+    cluster.must(WITNESS, &["degrade", "--end", "--reason", "dr is back"]).await.unwrap();
+    zero_loss(&cluster).await;
+    // What was written meanwhile stands at the standby as well.
+    cluster.servers[EAST].kill_postmaster().unwrap();
+    cluster.until_healthy("pg-dr", LIMIT).await.unwrap();
+    writer.stop().await.unwrap();
+    let (acked, lost) = writer.lost(&cluster.servers[DR].local_client()).await.unwrap();
+    assert!(acked > 100, "{acked} acknowledged");
+    assert_eq!(lost, Vec::<i64>::new());
+}
+
+/// The same by policy, without anybody.
+#[tokio::test(flavor = "multi_thread")]
+async fn commits_that_wait_are_let_go_by_policy_and_wait_again() {
+    let _turn = turn().await;
+    let lines = "durability = \"zero-loss\"\ndegrade = \"after\"\ndegrade_after_seconds = 2";
+    let mut cluster = formed_as(Follows::RuntimeApi, lines).await;
+    zero_loss(&cluster).await;
+    let mut writer = cluster.writer();
+    flowing(&writer).await;
+    cluster.lose(DR).await.unwrap();
+    says(&cluster, &["COMMITS WAIT"]).await;
+    let before = writer.count();
+    goes_on(&cluster, &writer, before).await;
+    says(&cluster, &["NOT ZERO-LOSS", "for 2 s"]).await;
+    cluster.boot(DR).unwrap();
+    zero_loss(&cluster).await;
+    let audit = cluster.audit(1).await.unwrap();
+    assert!(audit.iter().any(|record| record.summary.contains("pg-dr kept up for 5 s")));
+    writer.stop().await.unwrap();
+}
+
+async fn goes_on(cluster: &Cluster, writer: &mesh_tests::lab::writer::Writer, before: usize) {
+    let flows = until("commits go on without a standby", LIMIT, || async {
+        let count = writer.count();
+        Ok(if count > before + 20 { Look::There(()) } else { Look::NotYet(format!("{count}")) })
+    })
+    .await;
+    cluster.explained(flows).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_standby_that_may_lack_a_commit_is_promoted_only_when_the_loss_is_accepted() {
     let _turn = turn().await;

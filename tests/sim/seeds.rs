@@ -150,6 +150,24 @@ fn a_group_that_opens_early_loses_nothing_acknowledged_in_seeds_1() {
     chunk_early(1);
 }
 
+/// The same in a zero-loss group whose commits go on without standbys after a while, or when a person says so: what is
+/// acknowledged meanwhile is promoted without only when its loss is accepted, and in the end nothing is degraded any more.
+fn chunk_degrades(nth: u64) {
+    let options = Options { degrades: true, ..Options::default() };
+    let sum = chunk_of(nth, options);
+    assert!(sum.promotions >= CHUNK / 2, "only {} promotions in {CHUNK} seeds", sum.promotions);
+    assert!(sum.acknowledged >= CHUNK * 100, "only {} acknowledged writes", sum.acknowledged);
+}
+
+#[test]
+fn commits_that_go_on_without_standbys_are_never_thought_safe_in_seeds_0() {
+    chunk_degrades(0);
+}
+#[test]
+fn commits_that_go_on_without_standbys_are_never_thought_safe_in_seeds_1() {
+    chunk_degrades(1);
+}
+
 /// The same where a crashed primary may be started again in place.
 fn chunk_restarts(nth: u64) {
     let options = Options { restarts: true, ..Options::default() };

@@ -11,6 +11,7 @@
 
 mod crash;
 mod decide;
+pub mod degrade;
 mod dispatch;
 mod durability;
 mod electorate;
@@ -160,6 +161,10 @@ struct Driver {
     quorum_open: Option<(u64, Moment)>,
     /// Standbys of the quorum that do not stream, and since when.
     absent: BTreeMap<mesh_proto::quorum::QuorumMember, Moment>,
+    /// Since when commits wait for standbys that are not there.
+    short_since: Option<Moment>,
+    /// Since when enough standbys keep up while commits wait for none.
+    kept_up_since: Option<Moment>,
     /// When this leader saw the hold-down first.
     hold_down: Option<(RunId, Moment)>,
     /// When this leader saw the proposal first.

@@ -1,6 +1,6 @@
 //! Keeps the commit quorum of a zero-loss group as its standbys really are: who streams under its own name joins, who has
 //! been away for too long leaves, and both are entries of the log before the primary hears of them. It never lowers the
-//! number of standbys that a commit waits for; only the spec does.
+//! number of standbys that a commit waits for: the spec does, or a decision that stands in the log (`degrade`).
 
 use std::collections::BTreeSet;
 
@@ -11,9 +11,11 @@ use mesh_proto::quorum::{QuorumConfig, QuorumMember, QuorumStage};
 
 use super::decide::Step;
 use super::{Context, Driver};
+use crate::Moment;
 use crate::mutants::Mutant;
 use crate::quorum::asked;
 use crate::state::Group;
+use crate::verdict::observations::Observations;
 
 /// How long a change may wait for its marker before another one takes its place.
 const MARKER_PATIENCE: Millis = Millis(3_000);
@@ -45,8 +47,8 @@ impl Driver {
             }
         };
         let (k, standbys, reason) = self.wanted_quorum(context, group, newest)?;
-        // One change at a time, unless the last one cannot come to its end.
-        let waits = open && newest.satisfiable() && context.now.since(since) < MARKER_PATIENCE;
+        // One change at a time, unless the last one cannot come to its end, or nobody shall be waited for any more.
+        let waits = open && k > 0 && newest.satisfiable() && context.now.since(since) < MARKER_PATIENCE;
         if waits {
             return None;
         }
@@ -71,8 +73,11 @@ impl Driver {
             let reason = "the spec asks for no zero loss any more".to_owned();
             return (newest.k > 0).then(|| (0, BTreeSet::new(), reason));
         }
+        if let Some(degraded) = &group.degraded {
+            return (newest.k > 0).then(|| (0, BTreeSet::new(), degraded.reason.clone()));
+        }
         let k = group.spec.quorum_size;
-        let present = streaming(context, group);
+        let present = streaming(context.now, context.heard, group);
         self.absent.retain(|member, _| newest.standbys.contains(member) && !present.contains(member));
         let patience = Millis(group.spec.quorum_drop_after_seconds.saturating_mul(1_000));
         let mut wanted = present.clone();
@@ -101,12 +106,12 @@ impl Driver {
 }
 
 /// The standbys that stream from the primary under the name of its epoch.
-fn streaming(context: &Context<'_>, group: &Group) -> BTreeSet<QuorumMember> {
+pub(super) fn streaming(now: Moment, heard: &Observations, group: &Group) -> BTreeSet<QuorumMember> {
     let Some(primary) = &group.primary else { return BTreeSet::new() };
     let standbys = group.spec.instances.iter().filter(|spec| spec.name != primary.instance);
     let there = standbys.filter_map(|spec| {
         let fresh = group.timing.fresh;
-        let status = context.heard.fresh_guard(context.now, &group.spec.group, &spec.name, fresh)?;
+        let status = heard.fresh_guard(now, &group.spec.group, &spec.name, fresh)?;
         let member = QuorumMember { instance: spec.name.clone(), data: status.data.clone()? };
         let address = group.instance(&primary.instance)?.address.to_string();
         let receiving = status.receiving.as_ref()?;

@@ -42,6 +42,9 @@ impl Driver {
         if status.process != ProcessState::Primary {
             return Step::Rest;
         }
+        if let Some(step) = self.degrade(context, group, status) {
+            return step;
+        }
         if let Some(step) = self.quorum(context, group, status) {
             return step;
         }

@@ -150,6 +150,10 @@ impl MeshState {
                 self.group_mut(group)?.change_quorum(*replaces, *epoch, *k, standbys)
             }
             Command::QuorumConfirmed { group, version } => self.group_mut(group)?.confirm_quorum(*version),
+            Command::DegradeBegun { group, by, reason } => {
+                self.group_mut(group)?.begin_degrade(stamp, *by, reason)
+            }
+            Command::DegradeEnded { group, by, reason: _ } => self.group_mut(group)?.end_degrade(*by),
             Command::RunProposed { group, proposed } => {
                 self.group_mut(group)?.propose(stamp, actor, proposed)
             }
@@ -241,6 +245,8 @@ fn about(command: &Command, index: u64) -> (Option<GroupName>, Option<RunId>) {
         | Command::Resumed { group, .. }
         | Command::QuorumChanged { group, .. }
         | Command::QuorumConfirmed { group, .. }
+        | Command::DegradeBegun { group, .. }
+        | Command::DegradeEnded { group, .. }
         | Command::Acknowledged { group } => (Some(group.clone()), None),
     }
 }

@@ -5,6 +5,7 @@
 
 mod apply;
 mod audit;
+mod degrade;
 mod electorate;
 mod invariants;
 mod leases;
@@ -22,7 +23,7 @@ use mesh_proto::command::{MemberRecord, Verdict, VerdictRecord};
 use mesh_proto::effect::{Effect, Outcome};
 use mesh_proto::lease::{Electorate, GroupView, LeaseKey, LeaseRecord, LeaseTerm, PauseView};
 use mesh_proto::proposal::Proposal;
-use mesh_proto::quorum::QuorumConfig;
+use mesh_proto::quorum::{Degraded, QuorumConfig};
 use mesh_proto::run::Run;
 use mesh_proto::spec::{GroupSpec, InstanceSpec, Timing};
 use mesh_proto::{
@@ -112,6 +113,9 @@ pub struct Group {
     /// The commit quorums that may be in force at the primary, the newest last; empty where none was ever asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub quorums: Vec<QuorumConfig>,
+    /// Commits wait for nobody for now, and why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub degraded: Option<Degraded>,
     /// Where each route was last led.
     pub routes: BTreeMap<RouteName, Led>,
     /// The forced run that waits for a second person.
@@ -212,6 +216,7 @@ impl Group {
             pause: None,
             repairs: Vec::new(),
             quorums: Vec::new(),
+            degraded: None,
             routes: BTreeMap::new(),
             proposal: None,
         }

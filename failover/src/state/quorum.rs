@@ -29,6 +29,9 @@ impl Group {
         if !asked(self) {
             return None;
         }
+        if let Some(degraded) = &self.degraded {
+            return Some(format!("commits wait for no standby: {}", degraded.reason));
+        }
         match self.quorums.as_slice() {
             [] => Some("no commit quorum is set yet".to_owned()),
             [only] if only.k == 0 => Some("commits wait for no standby yet".to_owned()),
@@ -137,7 +140,7 @@ impl Group {
 
     /// The new epoch's configuration joins the set: the older ones leave when its first marker is acknowledged.
     pub(super) fn promote_quorum(&mut self, standbys: &BTreeSet<QuorumMember>) {
-        if asked(self) {
+        if asked(self) && self.degraded.is_none() {
             self.push_quorum(self.spec.quorum_size, standbys.clone());
         } else if !self.quorums.is_empty() {
             self.push_quorum(0, BTreeSet::new());

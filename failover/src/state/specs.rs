@@ -39,6 +39,7 @@ impl MeshState {
         group.spec = spec.clone();
         group.version += 1;
         group.begin_quorums();
+        group.keep_degraded();
         Ok(())
     }
 }

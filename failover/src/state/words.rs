@@ -5,6 +5,7 @@ use mesh_proto::command::{Command, ResumeProof};
 use mesh_proto::effect::Outcome;
 use mesh_proto::lease::Proof;
 use mesh_proto::proposal::{Approved, PROPOSAL_LASTS, ProposalEnd};
+use mesh_proto::quorum::DegradedBy;
 use mesh_proto::run::{Run, Signal};
 use mesh_proto::{AgentName, Epoch, GroupName, RunId};
 
@@ -109,6 +110,13 @@ impl MeshState {
                     now.map(|config| format!("{config}, version {}", config.version)).unwrap_or_default();
                 format!("commits shall wait for {now}: {reason}")
             }
+            Command::DegradeBegun { by: DegradedBy::Hand, reason, .. } => {
+                format!("commits wait for no standby until that is ended, promise 3 is suspended: {reason}")
+            }
+            Command::DegradeBegun { by: DegradedBy::Policy, reason, .. } => {
+                format!("commits wait for no standby until enough are back, promise 3 is suspended: {reason}")
+            }
+            Command::DegradeEnded { reason, .. } => format!("commits wait for standbys again: {reason}"),
             Command::AccessDenied { denial } => denial.to_string(),
             Command::RunProposed { proposed, .. } => {
                 let on = proposed.run.map(|run| format!(", to send run {run} on")).unwrap_or_default();

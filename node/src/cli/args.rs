@@ -118,6 +118,8 @@ pub enum Operation {
     Resume(GroupArgs),
     /// Acknowledge an automatic failover: ends its hold-down
     Ack(GroupArgs),
+    /// Let commits of a zero-loss group go on without standbys, or have them wait again
+    Degrade(DegradeArgs),
     /// Make an instance the first primary of its group
     Adopt(AdoptArgs),
     /// Create or change a group from its file
@@ -350,6 +352,23 @@ pub struct PauseArgs {
     /// For how long at most, such as 30m
     #[arg(long = "for", value_name = "TIME", value_parser = millis)]
     pub length: Millis,
+    /// Why, for the audit and for whoever looks at status meanwhile
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+}
+
+/// `mesh degrade`
+///
+/// Meanwhile what is acknowledged stands on the primary alone: a failover is stuck until an operator accepts the loss. It
+/// stays until it is ended with --end.
+#[derive(Debug, Clone, Args)]
+pub struct DegradeArgs {
+    /// The group; may be left out when there is one
+    #[arg(long, short)]
+    pub group: Option<GroupName>,
+    /// Have commits wait for standbys again
+    #[arg(long)]
+    pub end: bool,
     /// Why, for the audit and for whoever looks at status meanwhile
     #[arg(long, value_name = "TEXT")]
     pub reason: String,

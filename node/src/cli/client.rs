@@ -289,6 +289,7 @@ pub const fn changes(ask: &Ask) -> bool {
         | Ask::Pause { .. }
         | Ask::Resume { .. }
         | Ask::Ack { .. }
+        | Ask::Degrade { .. }
         | Ask::NodeAdd { .. }
         | Ask::NodeVoters { .. }
         | Ask::NodeRemove { .. }

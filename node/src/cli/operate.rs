@@ -95,6 +95,10 @@ impl Operator {
                 let group = self.one_group(args.group).await?;
                 self.show(Ask::Ack { group }).await
             }
+            Operation::Degrade(args) => {
+                let group = self.one_group(args.group).await?;
+                self.show(Ask::Degrade { group, end: args.end, reason: reason(args.reason)? }).await
+            }
             Operation::Apply(args) => apply::run(self, &args).await,
             Operation::Form => self.show(Ask::Form).await,
             Operation::Node(command) => self.node(command).await,

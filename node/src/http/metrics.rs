@@ -177,6 +177,12 @@ fn groups(scrape: &mut Scrape, groups: &[GroupStatus]) {
     let automatic =
         scrape.family("group_automatic", "Whether mesh fails over by itself, by the group's file");
     let paused = scrape.family("group_paused", "Whether an operator has paused the group");
+    let degraded = scrape.family(
+        "group_degraded",
+        "Whether a zero-loss group's commits wait for no standby, by an operator or by policy",
+    );
+    let still = scrape
+        .family("group_commits_wait", "Whether a zero-loss group's commits stand still for want of standbys");
     let running = scrape.family("group_run_active", "Whether a run is going on, stuck ones included");
     let stuck = scrape.family("group_run_stuck", "1 while a run cannot go on; the label names the cause");
     let took = scrape.family("group_last_run_seconds", "How long the newest run took, once it is over");
@@ -192,6 +198,10 @@ fn groups(scrape: &mut Scrape, groups: &[GroupStatus]) {
         blocked.get_or_create(&labels).set(flag(status.blocked.is_some()));
         automatic.get_or_create(&labels).set(flag(status.automatic));
         paused.get_or_create(&labels).set(flag(status.pause.is_some()));
+        if let Some(quorum) = &status.quorum {
+            degraded.get_or_create(&labels).set(flag(quorum.degraded.is_some()));
+            still.get_or_create(&labels).set(flag(quorum.stands_still.is_some()));
+        }
         observers.get_or_create(&labels).set(f64::from(status.observers.1));
         fresh.get_or_create(&labels).set(f64::from(status.observers.0));
         let active = status.run.as_ref().filter(|run| !run.phase.is_final());

@@ -31,6 +31,9 @@ pub const fn needed(ask: &Ask) -> (&'static str, Role) {
         Ask::Pause { .. } => ("pause", Role::Operate),
         Ask::Resume { .. } => ("resume", Role::Operate),
         Ask::Ack { .. } => ("ack", Role::Operate),
+        // What is acknowledged meanwhile can be lost with one host.
+        Ask::Degrade { end: false, .. } => ("degrade", Role::Force),
+        Ask::Degrade { end: true, .. } => ("degrade --end", Role::Operate),
         Ask::Apply { dry_run: true, .. } => ("apply --dry-run", Role::View),
         Ask::Apply { dry_run: false, .. } => ("apply", Role::Admin),
         Ask::Adopt { .. } => ("adopt", Role::Admin),

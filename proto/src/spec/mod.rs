@@ -45,6 +45,12 @@ pub struct GroupSpec {
     /// How long a standby may be away before the quorum goes on without it, in seconds; never below `quorum_size`.
     #[serde(default = "default_drop_after", skip_serializing_if = "is_default_drop_after")]
     pub quorum_drop_after_seconds: u64,
+    /// Who may let commits go on without standbys when too few are there, in a zero-loss group.
+    #[serde(default, skip_serializing_if = "Degrade::is_by_hand")]
+    pub degrade: Degrade,
+    /// How long commits must have waited before they go on without standbys, in seconds; only with `degrade = "after"`.
+    #[serde(default = "default_degrade_after", skip_serializing_if = "is_default_degrade_after")]
+    pub degrade_after_seconds: u64,
     /// Largest replication lag, in bytes of WAL, of a standby that may be promoted without an override.
     #[serde(default = "default_max_lag_bytes")]
     pub max_lag_bytes: u64,
@@ -102,6 +108,13 @@ const fn default_drop_after() -> u64 {
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde asks with a reference
 const fn is_default_drop_after(seconds: &u64) -> bool {
     *seconds == default_drop_after()
+}
+const fn default_degrade_after() -> u64 {
+    60
+}
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks with a reference
+const fn is_default_degrade_after(seconds: &u64) -> bool {
+    *seconds == default_degrade_after()
 }
 const fn default_crash_restart() -> u64 {
     10
@@ -195,6 +208,29 @@ pub enum Durability {
     Bounded,
     /// No acknowledged write is ever lost: commits wait for `quorum_size` standbys.
     ZeroLoss,
+}
+
+/// Who may let the commits of a zero-loss group go on while too few standbys flush them (PROTOCOL, Commit quorum). Meanwhile
+/// what is acknowledged stands on the primary alone, and promise 3 is suspended.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Degrade {
+    /// Nobody: commits wait, however long.
+    Never,
+    /// An operator, with `mesh degrade`.
+    #[default]
+    ByHand,
+    /// Mesh too, when commits have waited for `degrade_after_seconds`; and it ends that when enough standbys are back.
+    After,
+}
+
+impl Degrade {
+    /// Whether it is the default, and so left out of what is stored.
+    #[must_use]
+    #[allow(clippy::trivially_copy_pass_by_ref)] // serde asks with a reference
+    pub const fn is_by_hand(&self) -> bool {
+        matches!(self, Self::ByHand)
+    }
 }
 
 /// When a new primary opens whose predecessor gave no receipt.

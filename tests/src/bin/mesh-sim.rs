@@ -10,7 +10,7 @@ use mesh_tests::sim::setup::Shape;
 use mesh_tests::sim::steps::Place;
 use mesh_tests::sim::{Options, run};
 
-const USAGE: &str = "mesh-sim --seed N [--errands] [--zero-loss] [--restarts] [--strangers] [--elects] [--early] [--fencers] [--trace] [--mutant NAME] | --seeds A..B [--errands] [--zero-loss] [--restarts] [--strangers] [--elects] [--early] [--fencers] [--mutant NAME] \
+const USAGE: &str = "mesh-sim --seed N [--errands] [--zero-loss] [--restarts] [--strangers] [--elects] [--early] [--degrades] [--fencers] [--trace] [--mutant NAME] | --seeds A..B [--errands] [--zero-loss] [--restarts] [--strangers] [--elects] [--early] [--degrades] [--fencers] [--mutant NAME] \
     [--keep-going] | --seed N --scenario crash|crash-scan|host-lost|fenced|switchover|services [--leader N] [--fault EFFECT/PLACE] [--trace]";
 
 fn main() -> ExitCode {
@@ -43,6 +43,10 @@ fn main() -> ExitCode {
             }
             "--early" => {
                 options.early = true;
+                Some(())
+            }
+            "--degrades" => {
+                options.degrades = true;
                 Some(())
             }
             "--fencers" => {

@@ -174,6 +174,8 @@ impl World {
                 | Command::Acknowledged { .. }
                 | Command::QuorumChanged { .. }
                 | Command::QuorumConfirmed { .. }
+                | Command::DegradeBegun { .. }
+                | Command::DegradeEnded { .. }
                 | Command::RunOverridden { .. } => {}
             }
         }

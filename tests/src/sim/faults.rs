@@ -6,6 +6,7 @@ use mesh_failover::plan::Wish;
 use mesh_failover::state::wants_a_primary;
 use mesh_proto::command::{Command, Entry};
 use mesh_proto::lease::StatusRef;
+use mesh_proto::quorum::DegradedBy;
 use mesh_proto::run::{Actor, RunKind, Signal};
 use mesh_proto::{GroupName, Millis, RunId, Wall};
 
@@ -362,6 +363,9 @@ impl World {
     fn pause_or_resume(&mut self) {
         let Some(leader) = self.raft.leader.filter(|leader| self.works(*leader)) else { return };
         let group = self.group_name().clone();
+        if self.setup.degrades() && self.rng.chance(500) {
+            return self.degrade_or_end(leader, group);
+        }
         if self.group().pause.is_some() {
             self.say(|| "ann resumes".to_owned());
             self.agents[leader].coordinator.request(&group, Request::Resume);
@@ -374,6 +378,29 @@ impl World {
         let length = Millis(self.rng.range(1_000, 9_000));
         let command =
             Command::Paused { group: group.clone(), length, counted_from, reason: "work".to_owned() };
+        self.propose_for_ann(leader, group, vec![command]);
+    }
+
+    /// Whether a person let commits go on without standbys.
+    pub(super) fn degraded_by_hand(&self) -> bool {
+        self.group().degraded.as_ref().is_some_and(|known| known.by == DegradedBy::Hand)
+    }
+
+    pub(super) fn end_degrade(&mut self) {
+        let group = self.group_name().clone();
+        if let Some(leader) = self.raft.leader.filter(|leader| self.works(*leader)) {
+            self.degrade_or_end(leader, group);
+        }
+    }
+
+    /// Ann lets commits go on without standbys, or has them wait again, whoever let them go.
+    fn degrade_or_end(&mut self, leader: usize, group: GroupName) {
+        let reason = "ann says so".to_owned();
+        let command = match self.group().degraded.as_ref().map(|known| known.by) {
+            Some(by) => Command::DegradeEnded { group: group.clone(), by, reason },
+            None => Command::DegradeBegun { group: group.clone(), by: DegradedBy::Hand, reason },
+        };
+        self.say(|| format!("ann: {command:?}"));
         self.propose_for_ann(leader, group, vec![command]);
     }
 

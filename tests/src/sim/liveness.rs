@@ -41,6 +41,11 @@ impl World {
                         asked = self.now;
                         self.ask_at_any_cost(RunKind::Failover, None, true, true);
                     }
+                    // What a person let go only a person ends.
+                    if self.degraded_by_hand() && self.now > asked + ms(5_000) {
+                        asked = self.now;
+                        self.end_degrade();
+                    }
                     // A run that waits for a person gets what its runbook says, and must then get out.
                     if self.now > asked + ms(20_000) && self.waits_for_a_person() {
                         asked = self.now;

@@ -58,6 +58,8 @@ pub struct Options {
     pub elects: bool,
     /// A zero-loss group opens on durability alone.
     pub early: bool,
+    /// A zero-loss group's commits go on without standbys after a while, or when an operator says so.
+    pub degrades: bool,
     /// Hosts are turned off from outside; by the seed, nobody is promoted before that.
     pub fencers: bool,
 }
@@ -102,6 +104,8 @@ pub struct Failure {
     pub elects: bool,
     /// In a zero-loss group that opens on durability alone.
     pub early: bool,
+    /// In a zero-loss group whose commits may go on without standbys.
+    pub degrades: bool,
     /// With hosts that are turned off from outside.
     pub fencers: bool,
 }
@@ -110,7 +114,7 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "seed {} after {} ms: {}\n  replay: cargo run -p mesh-tests --bin mesh-sim -- --seed {}{}{}{}{}{}{}{} --trace",
+            "seed {} after {} ms: {}\n  replay: cargo run -p mesh-tests --bin mesh-sim -- --seed {}{}{}{}{}{}{}{}{} --trace",
             self.seed,
             self.at_ms,
             self.why,
@@ -121,6 +125,7 @@ impl std::fmt::Display for Failure {
             if self.strangers { " --strangers" } else { "" },
             if self.elects { " --elects" } else { "" },
             if self.early { " --early" } else { "" },
+            if self.degrades { " --degrades" } else { "" },
             if self.fencers { " --fencers" } else { "" }
         )
     }
@@ -141,11 +146,14 @@ pub fn run(seed: u64, options: Options) -> Result<Summary, Failure> {
     if options.errands {
         setup = setup.with_errands(&mut rng);
     }
-    if options.zero_loss || options.early {
+    if options.zero_loss || options.early || options.degrades {
         setup = setup.with_zero_loss(&mut rng);
     }
     if options.early {
         setup.spec.open = Open::DurabilityOnly;
+    }
+    if options.degrades {
+        setup = setup.with_degrade(&mut rng);
     }
     if options.restarts {
         let last = rng.chance(200);
@@ -191,7 +199,8 @@ impl World {
             Some(why) => {
                 let errands = !self.setup.spec.services.is_empty();
                 let early = self.setup.opens_early();
-                let zero_loss = self.setup.zero_loss() && !early;
+                let degrades = self.setup.degrades();
+                let zero_loss = self.setup.zero_loss() && !early && !degrades;
                 let restarts = self.setup.spec.crash_policy != CrashPolicy::FailoverFirst;
                 let (why, at_ms, strangers) = (why.clone(), self.now / 1_000, self.strangers);
                 let (elects, fencers) = (self.setup.elects, !self.setup.spec.fencers.is_empty());
@@ -205,6 +214,7 @@ impl World {
                     strangers,
                     elects,
                     early,
+                    degrades,
                     fencers,
                 })
             }

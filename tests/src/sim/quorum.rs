@@ -3,7 +3,7 @@
 //! what was acknowledged is in whatever is promoted, unless a person accepted its loss.
 
 use mesh_proto::quorum::{DurabilityProof, QuorumConfig, QuorumMember, QuorumStage, QuorumStanding};
-use mesh_proto::spec::{Durability, Open};
+use mesh_proto::spec::{Degrade, Durability, Open};
 use mesh_proto::{DataIncarnation, Epoch};
 
 use super::clock::ms;
@@ -53,6 +53,20 @@ impl Setup {
             self.spec.quorum_size = 2;
         }
         self
+    }
+
+    /// The same, whose commits go on without standbys after they have waited for some seconds.
+    #[must_use]
+    pub fn with_degrade(mut self, rng: &mut Rng) -> Self {
+        self.spec.degrade = Degrade::After;
+        self.spec.degrade_after_seconds = rng.range(1, 4);
+        self
+    }
+
+    /// Whether commits may go on without standbys.
+    #[must_use]
+    pub fn degrades(&self) -> bool {
+        self.spec.degrade != Degrade::ByHand
     }
 
     /// Whether what is promoted opens on durability alone, before the old primary's lease is over.

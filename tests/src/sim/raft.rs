@@ -257,6 +257,8 @@ pub(super) fn words(command: &Command) -> String {
         | Command::Resumed { .. }
         | Command::QuorumChanged { .. }
         | Command::QuorumConfirmed { .. }
+        | Command::DegradeBegun { .. }
+        | Command::DegradeEnded { .. }
         | Command::Acknowledged { .. }
         | Command::RunOverridden { .. } => format!("{command:?}"),
     }

@@ -4,8 +4,8 @@ use mesh_failover::policy;
 use mesh_proto::command::{Command, Entry, MemberRecord};
 use mesh_proto::run::Actor;
 use mesh_proto::spec::{
-    CrashPolicy, Durability, Engine, GroupSpec, HaproxyTarget, InstanceSpec, Profile, RouteSpec, RouteTarget,
-    Timing,
+    CrashPolicy, Degrade, Durability, Engine, GroupSpec, HaproxyTarget, InstanceSpec, Profile, RouteSpec,
+    RouteTarget, Timing,
 };
 use mesh_proto::{
     AgentName, DataIncarnation, GroupName, GuardIncarnation, InstanceName, MeshId, NodeId, RouteName,
@@ -104,6 +104,8 @@ impl Setup {
             durability: Durability::Bounded,
             quorum_size: 1,
             quorum_drop_after_seconds: 30,
+            degrade: Degrade::ByHand,
+            degrade_after_seconds: 60,
             max_lag_bytes: MAX_LAG_BYTES,
             automatic: true,
             open: mesh_proto::spec::Open::AfterLease,

@@ -100,6 +100,8 @@ impl World {
             | Command::Resumed { .. }
             | Command::QuorumChanged { .. }
             | Command::QuorumConfirmed { .. }
+            | Command::DegradeBegun { .. }
+            | Command::DegradeEnded { .. }
             | Command::Acknowledged { .. }
             | Command::RunOverridden { .. } => false,
         });
@@ -151,6 +153,8 @@ impl World {
             | Command::Resumed { .. }
             | Command::QuorumChanged { .. }
             | Command::QuorumConfirmed { .. }
+            | Command::DegradeBegun { .. }
+            | Command::DegradeEnded { .. }
             | Command::Acknowledged { .. }
             | Command::RunOverridden { .. } => false,
         });

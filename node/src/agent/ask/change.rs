@@ -6,6 +6,7 @@ use mesh_proto::access::Denial;
 use mesh_proto::command::{Applied, Command};
 use mesh_proto::lease::StatusRef;
 use mesh_proto::operator::{Answer, Refusal, RefusalCode};
+use mesh_proto::quorum::DegradedBy;
 use mesh_proto::run::Actor;
 use mesh_proto::spec::{Durability, GroupSpec};
 use mesh_proto::{GroupName, InstanceName, Millis};
@@ -145,6 +146,52 @@ impl Asked {
         };
         self.commit(actor, vec![Command::Acknowledged { group: name.clone() }]).await?;
         Ok(Answer::Done(format!("hold-down after {run} ended; {name} fails over automatically again")))
+    }
+
+    /// Lets commits go on without standbys, until an operator ends it.
+    pub(super) async fn degrade(&self, actor: Actor, group: &GroupName, reason: String) -> Reply {
+        let name = self.group(Some(group))?;
+        let (forbidden, known) = self.driver.consensus.read(|machine| {
+            let group = machine.state().groups.get(&name);
+            (
+                group.and_then(|group| group.may_not_degrade(DegradedBy::Hand)),
+                group.and_then(|group| group.degraded.clone()),
+            )
+        });
+        if let Some(why) = forbidden {
+            let next =
+                format!("change that with `mesh apply` if it must be; `mesh why --group {name}` says more");
+            return Err(Refusal::new(RefusalCode::Unsafe, why, next));
+        }
+        if let Some(known) = known.filter(|known| known.by == DegradedBy::Hand) {
+            return Ok(Answer::Done(format!(
+                "{name}'s commits wait for no standby already: {}",
+                known.reason
+            )));
+        }
+        let by = DegradedBy::Hand;
+        self.commit(actor, vec![Command::DegradeBegun { group: name.clone(), by, reason }]).await?;
+        Ok(Answer::Done(format!(
+            "{name}'s commits wait for no standby: what is acknowledged from here on stands on the primary alone; \
+             `mesh degrade --group {name} --end --reason TEXT` ends it"
+        )))
+    }
+
+    /// Has commits wait for standbys again.
+    pub(super) async fn end_degrade(&self, actor: Actor, group: &GroupName, reason: String) -> Reply {
+        let name = self.group(Some(group))?;
+        let known = self.driver.consensus.read(|machine| {
+            let group = machine.state().groups.get(&name)?;
+            Some((group.degraded.as_ref()?.by, group.spec.quorum_size))
+        });
+        let Some((by, size)) = known else {
+            return Ok(Answer::Done(format!("nobody let {name}'s commits go on without standbys")));
+        };
+        self.commit(actor, vec![Command::DegradeEnded { group: name.clone(), by, reason }]).await?;
+        let standbys = if size == 1 { "a standby".to_owned() } else { format!("{size} standbys") };
+        Ok(Answer::Done(format!(
+            "{name}'s commits wait for {standbys} again, as soon as they stream; `mesh status` says when nothing can be lost"
+        )))
     }
 
     /// An agent refused a user of its host.

@@ -74,6 +74,7 @@ impl Asked {
             | Ask::Pause { .. }
             | Ask::Resume { .. }
             | Ask::Ack { .. }
+            | Ask::Degrade { .. }
             | Ask::NodeAdd { .. }
             | Ask::NodeVoters { .. }
             | Ask::NodeRemove { .. }
@@ -168,6 +169,8 @@ impl Asked {
             Ask::Pause { group, length, reason } => self.pause(actor, &group, length, reason).await,
             Ask::Resume { group } => self.resume(&group).await,
             Ask::Ack { group } => self.ack(actor, &group).await,
+            Ask::Degrade { group, end: false, reason } => self.degrade(actor, &group, reason).await,
+            Ask::Degrade { group, end: true, reason } => self.end_degrade(actor, &group, reason).await,
             Ask::NodeAdd { member } => self.add_node(actor, member).await,
             Ask::NodeVoters { agents } => self.change_voters(actor, &agents).await,
             Ask::NodeRemove { agent } => self.remove_node(actor, &agent).await,

@@ -1,6 +1,7 @@
 //! Status and explanations, from the applied state and what this agent heard. Any agent answers; each hears every guard
 //! and every observer.
 
+use mesh_failover::coordinator::degrade;
 use mesh_failover::state::{Group, MeshState};
 use mesh_failover::verdict::observations::route_sight;
 use mesh_failover::verdict::votes;
@@ -68,6 +69,26 @@ impl Asked {
         })
     }
 
+    fn quorum_view(&self, now: Moment, group: &Group) -> QuorumView {
+        let (stands_still, keep_up) = self.driver.with_heard(|c| {
+            let primary = group.primary.as_ref().and_then(|primary| {
+                c.heard.fresh_guard(now, &group.spec.group, &primary.instance, group.timing.fresh)
+            });
+            let still = primary.and_then(|status| degrade::commits_wait(now, &c.heard, group, status));
+            let near = primary.map(|status| degrade::keeps_up(now, &c.heard, group, status));
+            (still, near.unwrap_or_default())
+        });
+        QuorumView {
+            waits_for: group.quorum().map_or("nobody".to_owned(), ToString::to_string),
+            not_yet: group.not_yet_zero_loss(),
+            stands_still,
+            degraded: group.degraded.clone(),
+            keep_up,
+            size: group.spec.quorum_size,
+            open: group.spec.open,
+        }
+    }
+
     fn group_status(&self, now: Moment, state: &MeshState, group: &Group) -> GroupStatus {
         let observers = group.primary.as_ref().map_or((0, 0), |primary| {
             self.driver.with_heard(|c| votes::count(now, state, group, &primary.instance, &c.heard).fresh())
@@ -81,11 +102,7 @@ impl Asked {
             verdict: group.verdict.clone(),
             timing: group.timing.clone(),
             automatic: group.spec.automatic,
-            quorum: quorum::asked(group).then(|| QuorumView {
-                waits_for: group.quorum().map_or("nobody".to_owned(), ToString::to_string),
-                not_yet: group.not_yet_zero_loss(),
-                open: group.spec.open,
-            }),
+            quorum: quorum::asked(group).then(|| self.quorum_view(now, group)),
             blocked: group.verdict.blocked.clone().or_else(|| group.blocked()).or_else(|| {
                 self.driver.with_heard(|c| c.heard.rival(self.driver.clock.now(), &group.spec.group))
             }),

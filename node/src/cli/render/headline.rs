@@ -1,7 +1,9 @@
 //! The first lines of `mesh status`: one sentence that says how it is, and what to type next.
 
+use mesh_proto::InstanceName;
 use mesh_proto::command::Verdict;
-use mesh_proto::operator::{GroupStatus, InstanceStatus, RouteStatus, StatusView};
+use mesh_proto::operator::{GroupStatus, InstanceStatus, QuorumView, RouteStatus, StatusView};
+use mesh_proto::quorum::DegradedBy;
 use mesh_proto::run::{Phase, Run, RunKind, StuckCause};
 
 use super::text::{Tone, count};
@@ -157,6 +159,9 @@ fn healthy(group: &GroupStatus, primary: &str) -> Headline {
         );
         return headline(Level::Bad, "WRONG ROUTE", says, format!("mesh why --group {name}"));
     }
+    if let Some(headline) = group.quorum.as_ref().and_then(|quorum| of_quorum(group, quorum, &serving)) {
+        return headline;
+    }
     let following = group.instances.iter().filter(|instance| follows(instance)).count();
     let wanted = group.instances.len().saturating_sub(1);
     if let Some(why) = group.blocked.as_ref().filter(|_| group.automatic) {
@@ -181,6 +186,42 @@ fn healthy(group: &GroupStatus, primary: &str) -> Headline {
     }
     let verb = if wanted == 1 { "follows" } else { "follow" };
     headline(Level::Ok, "OK", format!("{serving}; {} {verb}", count(wanted, "standby", "standbys")), "")
+}
+
+/// What keeps a zero-loss group's commits from being acknowledged, or from being safe.
+fn of_quorum(group: &GroupStatus, quorum: &QuorumView, serving: &str) -> Option<Headline> {
+    let name = &group.group;
+    let listed = |names: &[InstanceName]| {
+        let names: Vec<_> = names.iter().map(InstanceName::as_str).collect();
+        names.join(" and ")
+    };
+    if let Some(degraded) = &quorum.degraded {
+        let says = format!("{serving}, and commits wait for no standby: {}", degraded.reason);
+        let enough = quorum.keep_up.len() >= quorum.size as usize;
+        let next = match (degraded.by, enough) {
+            (DegradedBy::Hand, true) => format!(
+                "back: {}; mesh degrade --group {name} --end --reason TEXT",
+                listed(&quorum.keep_up)
+            ),
+            (DegradedBy::Policy, true) => {
+                format!("back: {}; commits wait for standbys again in a moment", listed(&quorum.keep_up))
+            }
+            (DegradedBy::Hand | DegradedBy::Policy, false) => {
+                "bring a standby back; until then a failover would be stuck, or lose what stands on the primary alone"
+                    .to_owned()
+            }
+        };
+        return Some(headline(Level::Attention, "NOT ZERO-LOSS", says, next));
+    }
+    let why = quorum.stands_still.as_ref()?;
+    Some(headline(
+        Level::Bad,
+        "COMMITS WAIT",
+        format!("{serving}, but acknowledges nothing: {why}"),
+        format!(
+            "bring a standby back; to go on without, and risk what is written meanwhile:\nmesh degrade --group {name} --reason TEXT"
+        ),
+    ))
 }
 
 /// Whether a route leads to another instance than the primary, or was led there in an older epoch.

@@ -174,6 +174,8 @@ impl<'a> View<'a> {
             | Command::Acknowledged { .. }
             | Command::QuorumChanged { .. }
             | Command::QuorumConfirmed { .. }
+            | Command::DegradeBegun { .. }
+            | Command::DegradeEnded { .. }
             | Command::RunOverridden { .. } => summary(),
         }
     }
@@ -217,6 +219,8 @@ const fn role(command: &Command) -> Option<&'static str> {
         | Command::ElectorateChanged { .. }
         | Command::ElectorateKept { .. }
         | Command::QuorumConfirmed { .. }
+        | Command::DegradeBegun { .. }
+        | Command::DegradeEnded { .. }
         | Command::SpecApplied { .. } => None,
     }
 }
