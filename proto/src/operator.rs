@@ -10,7 +10,7 @@ use crate::evidence::{GuardStatus, Sighting};
 use crate::lease::{Electorate, LeaseRecord};
 use crate::live::{LiveAsk, LiveView, Place};
 use crate::proposal::Proposal;
-use crate::quorum::Degraded;
+use crate::quorum::QuorumView;
 use crate::run::{Actor, Plan, Run};
 use crate::spec::{GroupSpec, Timing};
 use crate::{
@@ -365,30 +365,6 @@ pub struct GroupStatus {
     pub pause: Option<(String, Millis)>,
     /// How many observers reported freshly, of how many.
     pub observers: (u32, u32),
-}
-
-/// What commits of a zero-loss group wait for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct QuorumView {
-    /// In words.
-    pub waits_for: String,
-    /// Why an acknowledged write could be lost, or none is acknowledged, for now.
-    pub not_yet: Option<String>,
-    /// Why commits stand still for want of standbys.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stands_still: Option<String>,
-    /// Commits wait for nobody, by whose decision.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub degraded: Option<Degraded>,
-    /// Standbys that would not keep a commit waiting now.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub keep_up: Vec<InstanceName>,
-    /// How many a commit shall wait for, by the spec.
-    #[serde(default)]
-    pub size: u32,
-    /// When a new primary opens.
-    #[serde(default)]
-    pub open: crate::spec::Open,
 }
 
 /// An instance as status shows it.

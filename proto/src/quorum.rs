@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::evidence::Position;
+use crate::spec::Open;
 use crate::{DataIncarnation, Epoch, InstanceName, Lsn, Wall};
 
 /// An instance in one life of its data. A rebuilt, rewound or restored standby is another one: what it acknowledged before
@@ -101,6 +102,30 @@ pub enum DegradedBy {
     Hand,
     /// The group's policy: it ends when enough standbys are back.
     Policy,
+}
+
+/// What commits of a zero-loss group wait for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuorumView {
+    /// In words.
+    pub waits_for: String,
+    /// Why an acknowledged write could be lost, or none is acknowledged, for now.
+    pub not_yet: Option<String>,
+    /// Why commits stand still for want of standbys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stands_still: Option<String>,
+    /// Commits wait for nobody, by whose decision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub degraded: Option<Degraded>,
+    /// Standbys that would not keep a commit waiting now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub keep_up: Vec<InstanceName>,
+    /// How many a commit shall wait for, by the spec.
+    #[serde(default)]
+    pub size: u32,
+    /// When a new primary opens.
+    #[serde(default)]
+    pub open: Open,
 }
 
 /// How far a configuration has come at the primary.

@@ -7,8 +7,9 @@ use mesh_proto::run::StuckCause;
 use super::{files, read, root, short};
 
 /// States beside being stuck that an operator meets at night, and works of the day; each has a page.
-const STATES: [&str; 16] = [
+const STATES: [&str; 17] = [
     "blind",
+    "commits-wait",
     "down-and-no-candidate",
     "isolated",
     "hold-down",

@@ -19,6 +19,7 @@ pub mod postgres;
 pub mod process;
 pub mod redis;
 pub mod systemd;
+pub mod watchdog;
 
 pub use owned::{FileError, Mark};
 

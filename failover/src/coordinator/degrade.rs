@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use mesh_proto::command::Command;
 use mesh_proto::evidence::{GuardStatus, WriteProbe};
-use mesh_proto::quorum::{DegradedBy, QuorumMember};
+use mesh_proto::quorum::{DegradedBy, QuorumConfig, QuorumMember};
 use mesh_proto::spec::Degrade;
 use mesh_proto::{InstanceName, Millis};
 
@@ -40,15 +40,14 @@ impl Driver {
         match &group.degraded {
             None => {
                 self.kept_up_since = None;
-                let why = commits_wait(context.now, context.heard, group, primary);
-                let Some(why) = why else {
+                let Some((newest, how)) = short(context.now, context.heard, group, primary) else {
                     self.short_since = None;
                     return None;
                 };
                 let since = *self.short_since.get_or_insert(context.now);
                 let patience = Millis(group.spec.degrade_after_seconds.saturating_mul(1_000));
                 (context.now.since(since) >= patience).then(|| {
-                    let reason = format!("{why}, for {patience}");
+                    let reason = format!("they had waited {patience} for {newest}, and {how}");
                     Step::Go(vec![Command::DegradeBegun { group: name, by: DegradedBy::Policy, reason }])
                 })
             }
@@ -79,6 +78,17 @@ pub fn commits_wait(
     group: &Group,
     primary: &GuardStatus,
 ) -> Option<String> {
+    let (newest, how) = short(now, heard, group, primary)?;
+    Some(format!("commits wait for {newest}, and {how}"))
+}
+
+/// What commits wait for that is not there, and how it is not there.
+fn short<'a>(
+    now: Moment,
+    heard: &Observations,
+    group: &'a Group,
+    primary: &GuardStatus,
+) -> Option<(&'a QuorumConfig, String)> {
     let newest = group.quorum().filter(|newest| newest.k > 0)?;
     let present: BTreeSet<QuorumMember> = streaming(now, heard, group);
     let there = newest.standbys.intersection(&present).count();
@@ -88,11 +98,11 @@ pub fn commits_wait(
             1 => "one of them streams".to_owned(),
             more => format!("{more} of them stream"),
         };
-        return Some(format!("commits wait for {newest}, and {streams}"));
+        return Some((newest, streams));
     }
     // It streams and flushes nothing: its disk hangs, say.
     (primary.write_probe == WriteProbe::WaitingForStandbys)
-        .then(|| format!("commits wait for {newest}, which flush nothing"))
+        .then(|| (newest, "what is written there is not flushed".to_owned()))
 }
 
 /// The standbys that would not keep a commit waiting: they stream, and are hardly behind.

@@ -51,6 +51,8 @@ pub(super) struct Fencing {
     pub(super) level: Option<ReceiptLevel>,
     /// Up to when the leash leaves the ladder its first rungs; `None`: it kills at once.
     pub(super) soft_until: Option<Moment>,
+    /// Up to when it must have got as far as `no-ack`: the fence budget from its begin.
+    pub(super) due: Moment,
     /// When a failed attempt is repeated.
     pub(super) again_at: Option<Moment>,
     /// The guard's first act after its own start: the server is started as a standby afterwards.
@@ -105,8 +107,9 @@ impl Guard {
             None => Vec::new(),
         };
         let soft_until = (!hard).then(|| now.after(Millis(self.timing.fence.0 / 2)));
+        let due = now.after(self.timing.fence);
         self.fencing =
-            Some(Fencing { term, cause, level: None, soft_until, again_at: None, at_start, waiters });
+            Some(Fencing { term, cause, level: None, soft_until, due, again_at: None, at_start, waiters });
         self.begin_job(Task::Fence { hard, term, cause }, now.after(self.timing.fence), None);
     }
 
@@ -264,6 +267,7 @@ impl Guard {
                 cause: FenceCause::HandOver,
                 level: None,
                 soft_until: Some(now.after(QUIET_BUDGET)),
+                due: now.after(self.timing.fence),
                 again_at: None,
                 at_start: false,
                 waiters,

@@ -20,6 +20,7 @@ mod status;
 mod tests;
 mod verify;
 mod watch;
+mod watchdog;
 
 use std::collections::BTreeMap;
 
@@ -33,6 +34,8 @@ pub use action::{Action, Leash, Task, TaskResult};
 pub use state::{
     AskedLease, CommitGate, EpochGate, Fresh, GuardConfig, GuardState, LocalFacts, Opened, Rejoin, StartError,
 };
+
+pub use watchdog::Safe;
 
 use crate::Moment;
 use crate::lease::holder::Holder;

@@ -781,7 +781,11 @@ mod tests {
                 }
                 let words = shell_words(quoted);
                 let parsed = Cli::try_parse_from(words.iter().map(|word| meant(word)));
-                assert!(parsed.is_ok(), "{}: `{quoted}`: {}", path.display(), parsed.err().unwrap());
+                // `mesh --version` parses to its answer.
+                let answers = |error: &clap::Error| error.kind() == clap::error::ErrorKind::DisplayVersion;
+                if let Some(error) = parsed.err().filter(|error| !answers(error)) {
+                    panic!("{}: `{quoted}`: {error}", path.display());
+                }
                 tried += 1;
             }
         }

@@ -219,6 +219,7 @@ fn paths(config: &NodeConfig) -> Vec<(&Path, Vec<At>)> {
             ("hba_file", &instance.hba_file),
             ("keep_dir", &instance.keep_dir),
             ("cgroup", &instance.cgroup),
+            ("watchdog", &instance.watchdog),
         ];
         paths.extend(optional.into_iter().filter_map(|(field, path)| Some((path.as_deref()?, here(field)))));
     }

@@ -83,6 +83,11 @@ impl<'a> Guarded<'a> {
     pub fn log_file(self) -> &'a Path {
         both!(self, section => &section.log_file)
     }
+    /// The watchdog device that its guard is to use.
+    #[must_use]
+    pub fn watchdog(self) -> Option<&'a Path> {
+        both!(self, section => section.watchdog.as_deref())
+    }
     /// Certificate of its guard.
     #[must_use]
     pub fn cert(self) -> &'a Path {

@@ -55,6 +55,10 @@ pub struct RedisSection {
     /// Where the files of a diverged old primary are kept before a whole copy; beside the data directory when left out.
     #[serde(default)]
     pub keep_dir: Option<PathBuf>,
+    /// Watchdog device that resets this host when its guard does not fence in time, such as `/dev/watchdog`; one guard
+    /// alone can have it.
+    #[serde(default)]
+    pub watchdog: Option<PathBuf>,
     /// The instance's own cgroup v2 directory, if it has one and nothing else lives in it.
     #[serde(default)]
     pub cgroup: Option<PathBuf>,

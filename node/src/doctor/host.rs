@@ -22,15 +22,8 @@ const STARTERS: [&str; 4] =
 pub(super) fn look(config: &NodeConfig) -> Vec<Finding> {
     let mut found = certificates::agent(config);
     found.extend(clock(said("timedatectl", &["show", "--property=NTPSynchronized", "--value"]).as_deref()));
-    if !Path::new("/dev/watchdog").exists() {
-        found.push(Finding::new(
-            Level::Note,
-            "watchdog",
-            "there is no watchdog device",
-            "nothing to do: none is used yet; a host that was frozen as a whole may answer for some milliseconds before its \
-             guard fences, and `mesh status` says so",
-        ));
-    }
+    let named = config.guarded().find_map(crate::config::Guarded::watchdog);
+    found.extend(watchdog(named, named.map_or_else(|| Path::new("/dev/watchdog").exists(), Path::exists)));
     if said("chrt", &["--version"]).is_none() {
         found.push(Finding::new(
             Level::Warning,
@@ -45,6 +38,31 @@ pub(super) fn look(config: &NodeConfig) -> Vec<Finding> {
     let listed = said("systemctl", &enabled).zip(said("systemctl", &active));
     found.extend(units(listed.as_ref().map(|(enabled, active)| (enabled.as_str(), active.as_str()))));
     found
+}
+
+/// Whether a host whose guard cannot fence is reset.
+pub(super) fn watchdog(named: Option<&Path>, there: bool) -> Option<Finding> {
+    let (level, found, next) = match (named, there) {
+        (Some(_), true) => return None,
+        (Some(path), false) => (
+            Level::Warning,
+            format!("there is no {}, which the file names as watchdog", path.display()),
+            "load its driver (the hypervisor's or the board's; `softdog` where there is none), or take the key out",
+        ),
+        (None, true) => (
+            Level::Note,
+            "there is a watchdog device, and no instance uses it".to_owned(),
+            "watchdog = \"/dev/watchdog\" in an instance's section has it reset this host when its guard cannot fence; the \
+             guard's user must be able to write to it (a udev rule)",
+        ),
+        (None, false) => (
+            Level::Note,
+            "there is no watchdog device".to_owned(),
+            "nothing to do: a host that was frozen as a whole may answer for some milliseconds before its guard fences, and \
+             `mesh status` says so",
+        ),
+    };
+    Some(Finding::new(level, "watchdog", found, next))
 }
 
 /// What a clock that nobody keeps means here.

@@ -22,7 +22,7 @@ use super::hands;
 use super::keeper::Keeper;
 use super::server::Server;
 use super::voters::Ask;
-use super::{GuardError, host, priority};
+use super::{GuardError, host, priority, watchdog};
 use crate::clock::{Clock, Reading};
 use crate::leash::Duty;
 
@@ -84,6 +84,7 @@ pub(super) struct Parts {
     pub(super) server: Arc<Server>,
     pub(super) inputs: Sender<Input>,
     pub(super) asks: mpsc::Sender<Ask>,
+    pub(super) watchdog: Option<std::path::PathBuf>,
 }
 
 /// How a driver ends.
@@ -186,6 +187,7 @@ struct Loop {
     next_order: u64,
     system: Option<u64>,
     leash: Keeper,
+    watchdog: watchdog::Keeper,
     stopping: Option<Instant>,
     held: Option<LeaseTerm>,
     /// A result that waits for the look after it.
@@ -200,7 +202,7 @@ impl Loop {
         orders: mpsc::UnboundedSender<hands::Order>,
         states: Sender<Box<GuardState>>,
     ) -> Result<Self, GuardError> {
-        let Parts { clock, dir, server, inputs, asks, .. } = parts;
+        let Parts { clock, dir, server, inputs, asks, watchdog, .. } = parts;
         for missing in [priority::real_time(), priority::lock_memory()] {
             if let Err(why) = missing {
                 tracing::warn!("{why}");
@@ -208,6 +210,7 @@ impl Loop {
             }
         }
         let leash = Keeper::start(&server, &inputs)?;
+        let watchdog = watchdog::Keeper::start(watchdog, &server, &inputs)?;
         Ok(Self {
             guard,
             clock,
@@ -221,6 +224,7 @@ impl Loop {
             next_order: 1,
             system: None,
             leash,
+            watchdog,
             stopping: None,
             held: None,
             unsettled: None,
@@ -242,8 +246,10 @@ impl Loop {
             self.server.set_pace(self.guard.opened().is_some(), self.guard.timing().probe);
             self.server.set_quiet(self.guard.is_quiet());
             self.leash.watch();
+            self.watchdog.tend(now, &self.guard);
             if self.guard.is_down() {
                 self.leash.tell(Duty::Idle);
+                self.watchdog.down();
                 return Ok(());
             }
             if self.stopping.is_some_and(|since| since.elapsed() > STOP_WITHIN) {

@@ -8,6 +8,7 @@
 //! - `kept`: prunes, at quiet times, what rejoins kept.
 //! - `voters`: asks every voter, over connections that stay; `service`: orders and status, over mTLS.
 //! - `files`: its state, its lock and the key that signs receipts, none of them on the data directory's disk.
+//! - `watchdog`: writes to a watchdog device, where one is named: the host is reset if all of this fails.
 //! - the [`crate::leash`], for when this process itself cannot act.
 //!
 //! It needs no agent and no leader. It never decides what it may do: the core does.
@@ -27,6 +28,7 @@ mod server;
 mod service;
 pub mod settings;
 mod voters;
+mod watchdog;
 
 pub use disks::Probe;
 
@@ -170,6 +172,7 @@ async fn guard(
         server: Arc::clone(&server),
         inputs: inputs.clone(),
         asks,
+        watchdog: section.watchdog().map(Path::to_owned),
     };
     let driver = Driver::start(parts, inbox)?;
     let dialer = Dialer::new(credentials.clone());

@@ -47,6 +47,8 @@ struct Inner {
     quorum: Option<(QuorumConfig, QuorumStage)>,
     clients: Option<Clients>,
     downgraded: Vec<String>,
+    /// What its watchdog covers, or that there is none.
+    watchdog: String,
 }
 
 /// The instance and what is known of its process.
@@ -68,11 +70,7 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) fn new(engine: Engine, shares_disk: bool) -> Arc<Self> {
-        let mut downgraded = vec![
-            "no hardware watchdog and no kernel-side deadline are used: a host that was suspended or frozen as a whole may \
-             answer for some milliseconds before its guard fences"
-                .to_owned(),
-        ];
+        let mut downgraded = Vec::new();
         if shares_disk {
             downgraded.push(
                 "the guard's state_dir is on the file system of the data: while that disk hangs the guard still fences, \
@@ -93,6 +91,9 @@ impl Server {
                 quorum: None,
                 clients: None,
                 downgraded,
+                watchdog: "no watchdog and no kernel-side deadline are used: a host that was suspended or frozen as a whole \
+                           may answer for some milliseconds before its guard fences"
+                    .to_owned(),
             }),
             launched: Condvar::new(),
             serving: AtomicBool::new(false),
@@ -245,10 +246,16 @@ impl Server {
         self.inner().clients = Some(clients);
     }
 
+    /// What the watchdog covers from now on.
+    pub(super) fn watchdog(&self, covers: String) {
+        self.inner().watchdog = covers;
+    }
+
     /// Why promise 1 is downgraded on this host.
     pub(super) fn downgraded(&self) -> Vec<String> {
         let inner = self.inner();
-        let mut all = inner.downgraded.clone();
+        let mut all = vec![inner.watchdog.clone()];
+        all.extend(inner.downgraded.iter().cloned());
         if matches!(&inner.life, Life::Running(postmaster) if postmaster.adopted()) {
             all.push(
                 "the server was not started by its guard: it is not shut out from clients at its start, and may restart \

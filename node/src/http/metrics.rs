@@ -374,6 +374,7 @@ mod tests {
     /// Two groups: one healthy, one with a stuck run and a silent guard.
     fn scraped() -> String {
         let mut view = crate::cli::render::samples::busy_status();
+        view.groups[0].quorum = Some(crate::cli::render::samples::quorum_that_waits());
         let guards = view.groups.iter_mut().flat_map(|group| &mut group.instances);
         let (guard, _) = guards.filter_map(|instance| instance.guard.as_mut()).next().unwrap();
         guard.disks = vec![DiskStanding {

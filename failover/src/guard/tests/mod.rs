@@ -6,6 +6,7 @@ mod leases;
 mod orders;
 mod property;
 mod quorum;
+mod watchdog;
 
 use std::collections::BTreeMap;
 

@@ -8,9 +8,8 @@ use mesh_failover::verdict::votes;
 use mesh_failover::{Moment, plan, quorum};
 use mesh_proto::command::Verdict;
 use mesh_proto::effect::{Effect, Finding, Outcome, Target};
-use mesh_proto::operator::{
-    Answer, GroupStatus, InstanceStatus, NodeView, QuorumView, RouteStatus, StatusView, WhyView,
-};
+use mesh_proto::operator::{Answer, GroupStatus, InstanceStatus, NodeView, RouteStatus, StatusView, WhyView};
+use mesh_proto::quorum::QuorumView;
 use mesh_proto::spec::{InstanceSpec, RouteSpec};
 use mesh_proto::{GroupName, Millis, RouteName};
 
@@ -79,7 +78,11 @@ impl Asked {
             (still, near.unwrap_or_default())
         });
         QuorumView {
-            waits_for: group.quorum().map_or("nobody".to_owned(), ToString::to_string),
+            waits_for: match group.quorum() {
+                None => "nobody".to_owned(),
+                Some(newest) if newest.k == 0 => "no standby".to_owned(),
+                Some(newest) => newest.to_string(),
+            },
             not_yet: group.not_yet_zero_loss(),
             stands_still,
             degraded: group.degraded.clone(),

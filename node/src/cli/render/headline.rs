@@ -2,8 +2,8 @@
 
 use mesh_proto::InstanceName;
 use mesh_proto::command::Verdict;
-use mesh_proto::operator::{GroupStatus, InstanceStatus, QuorumView, RouteStatus, StatusView};
-use mesh_proto::quorum::DegradedBy;
+use mesh_proto::operator::{GroupStatus, InstanceStatus, RouteStatus, StatusView};
+use mesh_proto::quorum::{DegradedBy, QuorumView};
 use mesh_proto::run::{Phase, Run, RunKind, StuckCause};
 
 use super::text::{Tone, count};

@@ -15,8 +15,9 @@ use mesh_proto::operator::{
     Agreement, AuditReport, GroupStatus, InstanceStatus, NodeView, PlanView, RouteStatus, RunView,
     StatusView, WhyView,
 };
+use mesh_proto::quorum::{Degraded, DegradedBy, QuorumView};
 use mesh_proto::run::{Actor, Phase, Plan, Promotion, Run, RunKind, Step, StuckCause};
-use mesh_proto::spec::Timing;
+use mesh_proto::spec::{Open, Timing};
 use mesh_proto::{
     DataIncarnation, Epoch, Generation, GuardIncarnation, LeaseNo, Lsn, Millis, NodeId, ProposalId, RunId,
     Wall,
@@ -452,6 +453,43 @@ fn golden_services() {
 }
 
 /// A healthy group, and one whose run is stuck and whose standby's guard is silent.
+/// Of a zero-loss group whose standby is away.
+pub fn quorum_that_waits() -> QuorumView {
+    QuorumView {
+        waits_for: "1 of pg-dr".to_owned(),
+        not_yet: None,
+        stands_still: Some("commits wait for 1 of pg-dr, and none of them streams".to_owned()),
+        degraded: None,
+        keep_up: Vec::new(),
+        size: 1,
+        open: Open::AfterLease,
+    }
+}
+
+#[test]
+fn golden_commits_wait_and_are_let_go() {
+    let mut view = healthy();
+    let away = &mut view.groups[0].instances[1];
+    away.guard = None;
+    view.groups[0].quorum = Some(quorum_that_waits());
+    golden("status-commits-wait", &status(&view, &LOOK));
+    let reason = "dr is flooded".to_owned();
+    let mut quorum = QuorumView {
+        waits_for: "no standby".to_owned(),
+        not_yet: Some(format!("commits wait for no standby: {reason}")),
+        stands_still: None,
+        degraded: Some(Degraded { by: DegradedBy::Hand, reason, since: Wall(NOW) }),
+        ..quorum_that_waits()
+    };
+    view.groups[0].quorum = Some(quorum.clone());
+    golden("status-not-zero-loss", &status(&view, &LOOK));
+    quorum.keep_up = vec!["pg-dr".parse().unwrap()];
+    view.groups[0] = healthy().groups.remove(0);
+    view.groups[0].quorum = Some(quorum);
+    golden("status-standby-back", &status(&view, &LOOK));
+}
+
+/// Two groups: one healthy with a run that ended and a hook that failed, one stuck.
 pub fn busy_status() -> StatusView {
     let mut view = healthy();
     let mut done = run(4);

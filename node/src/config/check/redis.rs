@@ -25,6 +25,7 @@ pub(super) fn paths<'a>(config: &'a NodeConfig, paths: &mut Vec<(&'a Path, Vec<A
             ("replication_password_file", &redis.replication_password_file),
             ("keep_dir", &redis.keep_dir),
             ("cgroup", &redis.cgroup),
+            ("watchdog", &redis.watchdog),
         ];
         paths.extend(optional.into_iter().filter_map(|(field, path)| Some((path.as_deref()?, here(field)))));
     }
