@@ -31,9 +31,9 @@ mod wire;
 pub use consensus::{Consensus, Proposed};
 pub use error::{MembersError, NotActing, OpenError, ProposeError, ReadError};
 pub use leadership::Acting;
-pub use members::Members;
+pub use members::{Members, Met};
 pub use network::{DialError, Dialer, PeerCheck, RaftService, Service, VERSION as PROTOCOL, tune};
-pub use options::{Options, OptionsError, Timings};
+pub use options::{Build, Options, OptionsError, Timings};
 pub use standing::{Role, Standing};
 pub use store::{
     Beginning, Corrupt, SalvageError, Salvaged, StoreError, begin_store, create_store, read_identity, salvage,

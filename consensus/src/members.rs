@@ -12,7 +12,8 @@ use crate::consensus::Consensus;
 use crate::error::MembersError;
 use crate::hub::Core;
 use crate::network::DialError;
-use crate::types::{Identity, Machine, Member, Membership, NodeId};
+use crate::options::Build;
+use crate::types::{Machine, Member, Membership, NodeId};
 
 /// A learner this few entries behind becomes a voter without delaying commits noticeably.
 const CLOSE: u64 = 50;
@@ -24,6 +25,15 @@ pub struct Members {
     pub voters: BTreeMap<NodeId, Member>,
     /// Without.
     pub learners: BTreeMap<NodeId, Member>,
+}
+
+/// Who answered at an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Met {
+    /// Which data directory it has.
+    pub incarnation: u64,
+    /// What it says of its build.
+    pub build: Build,
 }
 
 impl<M: Machine> Consensus<M> {
@@ -45,7 +55,7 @@ impl<M: Machine> Consensus<M> {
         address: &str,
         name: &str,
         deadline: Instant,
-    ) -> Result<Identity, DialError> {
+    ) -> Result<Met, DialError> {
         let within = deadline.saturating_duration_since(Instant::now());
         let member = Member { address: address.to_owned(), name: name.to_owned(), incarnation: 0 };
         let answer = self.inner.peers.probe(node, &member, None, within).await;
@@ -53,8 +63,8 @@ impl<M: Machine> Consensus<M> {
         if answer.id != node {
             return Err(DialError(format!("the agent at {address} is node {}, not {node}", answer.id)));
         }
-        let mesh = self.inner.hub.identity.mesh.clone();
-        Ok(Identity { node: answer.id, incarnation: answer.incarnation, mesh })
+        let build = Build { messages: answer.messages, edition: answer.edition };
+        Ok(Met { incarnation: answer.incarnation, build })
     }
 
     /// Forms the mesh: once, on one agent, with all first voters.

@@ -8,6 +8,16 @@ use openraft::SnapshotPolicy;
 use crate::network::PeerCheck;
 use crate::types::NodeId;
 
+/// What an agent says of its build when somebody asks who it is. Nothing here knows what the numbers mean; a build that does not
+/// say them says 0.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Build {
+    /// The messages between agents that it speaks.
+    pub messages: u32,
+    /// The commands that its machine can apply.
+    pub edition: u32,
+}
+
 /// How long voters wait for each other.
 ///
 /// A crashed leader is replaced after `election_max` (its lease) plus a time between `election_min` and
@@ -103,6 +113,8 @@ pub struct Options {
     pub keep_entries: u64,
     /// Decides whether a connection may speak for the node that its message names.
     pub peer_check: PeerCheck,
+    /// What it says of its build.
+    pub build: Build,
 }
 
 impl Options {
@@ -125,6 +137,7 @@ impl Options {
             snapshot_every: 2000,
             keep_entries: 500,
             peer_check,
+            build: Build::default(),
         }
     }
 

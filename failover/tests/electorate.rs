@@ -140,6 +140,7 @@ fn denial() -> Denial {
     Denial {
         agent: "a2".parse().unwrap(),
         uid: 1001,
+        operator: None,
         verb: "apply".to_owned(),
         needed: Role::Admin,
         has: Some(Role::View),

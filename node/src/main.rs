@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser as _};
-use mesh_node::cli::{Cli, Command, doctor, exit, local, operate, output::Output, recover, version};
+use mesh_node::cli::{Cli, Command, doctor, exit, join, local, operate, output::Output, recover, version};
 use mesh_node::programs;
 
 fn main() -> ExitCode {
@@ -33,6 +33,7 @@ fn main() -> ExitCode {
         Command::Doctor(args) => doctor::run(&common, &args),
         Command::QuorumRecover(args) => recover::run(&common, &args),
         Command::Ca(command) => local::authority(&common, &command),
+        Command::Join(args) => join::run(&common, &args),
         Command::Papers(args) => programs::papers(&Output::of_process(common.json), &args),
         Command::ExitCodes => exit::explain(),
     }

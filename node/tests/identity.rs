@@ -4,13 +4,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "support/lone.rs"]
+mod lone;
 mod support;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
+use lone::{agent, run, until};
 use mesh_node::ca;
 use mesh_node::rpc::{AgentClient, CallError};
 use mesh_node::tls::material::Files;
@@ -26,64 +28,10 @@ fn identity(name: &str) -> Identity {
     Identity::Agent(name.parse().unwrap())
 }
 
-/// Runs the command line; what it prints.
-fn run(dir: &Path, args: &[&str]) -> String {
-    let out = Command::new(MESH).args(args).current_dir(dir).output().unwrap();
-    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
-    String::from_utf8(out.stdout).unwrap()
-}
-
-async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
-    let began = Instant::now();
-    while !so().await {
-        assert!(began.elapsed() < SOON, "{what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
-
 fn denial(agent: &str) -> Denial {
     let agent = agent.parse().unwrap();
     let verb = "apply".to_owned();
-    Denial { agent, uid: 7, verb, needed: Role::Admin, has: None, left_out: 0, others: 0 }
-}
-
-struct Agent(Child);
-
-impl Agent {
-    fn signal(&self, signal: &str) {
-        assert!(Command::new("kill").args([signal, &self.0.id().to_string()]).status().unwrap().success());
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-/// The only voter of a mesh, with a list of revoked certificates.
-async fn agent(dir: &Path, port: u16, more: &str) -> Agent {
-    run(dir, &["ca", "init", "--dir", "ca", "--mesh", "lab"]);
-    run(dir, &["ca", "issue", "--dir", "ca", "--agent", "east", "--out", "tls"]);
-    run(dir, &["ca", "crl", "--dir", "ca"]);
-    std::fs::copy(dir.join("ca/crl.pem"), dir.join("tls/crl.pem")).unwrap();
-    let (base, listen) = (dir.display(), format!("127.0.0.1:{port}"));
-    let text = format!(
-        "[mesh]\nid = \"lab\"\n[[mesh.voter]]\nid = 1\nagent = \"east\"\nsite = \"east\"\naddress = \"{listen}\"\n\
-         [agent]\nname = \"east\"\nsite = \"east\"\ndata_dir = \"{base}/data\"\nlisten = \"{listen}\"\n\
-         socket = \"{base}/mesh.sock\"\n[tls]\nca = \"{base}/tls/ca.crt\"\ncert = \"{base}/tls/agent-east.crt\"\n\
-         key = \"{base}/tls/agent-east.key\"\ncrl = \"{base}/tls/crl.pem\"\n{more}"
-    );
-    std::fs::write(dir.join("mesh.toml"), text).unwrap();
-    run(dir, &["agent", "init", "--config", "mesh.toml"]);
-    let log = std::fs::File::create(dir.join("log")).unwrap();
-    let mut command = Command::new(MESH);
-    command.args(["agent", "--config", "mesh.toml"]).current_dir(dir).stdout(Stdio::null()).stderr(log);
-    let agent = Agent(command.spawn().unwrap());
-    until("the agent starts", async || dir.join("mesh.sock").exists()).await;
-    run(dir, &["--socket", "mesh.sock", "form"]);
-    agent
+    Denial { agent, uid: 7, operator: None, verb, needed: Role::Admin, has: None, left_out: 0, others: 0 }
 }
 
 #[tokio::test]
@@ -218,4 +166,73 @@ async fn a_user_without_the_role_is_refused_and_written_down() {
         assert_eq!(code, 7, "{text}");
         assert!(!log().contains("refused a question"), "{}", log());
     }
+}
+
+/// What an agent says to a person with a certificate of their own, over the network.
+fn asked(dir: &Path, who: &str, port: u16, args: &[&str]) -> (i32, String) {
+    let at = format!("east@127.0.0.1:{port}");
+    let mut command = Command::new(MESH);
+    command.args(["--socket", "nowhere", "--identity", who, "--at", &at]).args(args).current_dir(dir);
+    let out = command.output().unwrap();
+    let said = [out.stdout, out.stderr].map(|text| String::from_utf8(text).unwrap()).concat();
+    (out.status.code().unwrap(), said)
+}
+
+#[tokio::test]
+async fn a_person_asks_from_elsewhere_with_the_role_of_their_certificate() {
+    let (dir, port) = (tempfile::tempdir().unwrap(), port());
+    let dir = dir.path();
+    let _agent = agent(dir, port, "[access]\nview = []\n").await;
+    for (name, role) in [("ada", "admin"), ("bob", "view")] {
+        run(dir, &["ca", "operator", name, "--role", role, "--dir", "ca", "--out", name]);
+    }
+    let (code, said) = asked(dir, "bob", port, &["status"]);
+    assert_eq!(code, 0, "{said}");
+    for _ in 0..3 {
+        let (code, said) = asked(dir, "bob", port, &["node", "remove", "nobody"]);
+        assert_eq!(code, 10, "{said}");
+        assert!(
+            said.contains("`mesh node remove` needs the role admin")
+                && said.contains("operator bob says view"),
+            "{said}"
+        );
+        assert!(said.contains("mesh ca operator bob --role admin"), "{said}");
+    }
+    // Who may is heard, and the audit has their name and not one that they claim.
+    let (code, said) = asked(dir, "ada", port, &["node", "remove", "nobody"]);
+    assert_eq!(code, 7, "{said}");
+    let spec = "group = \"orders\"\n[[instance]]\nname = \"pg-east\"\nsite = \"east\"\nagent = \"east\"\n\
+                address = \"127.0.0.1:5432\"\nguard = \"127.0.0.1:7401\"\n";
+    std::fs::write(dir.join("orders.toml"), spec).unwrap();
+    let (code, said) = asked(dir, "ada", port, &["apply", "-f", "orders.toml"]);
+    assert_eq!(code, 0, "{said}");
+    let audit = || run(dir, &["--socket", "mesh.sock", "audit", "show"]);
+    until("the audit says it", async || audit().contains("denied on east")).await;
+    let lines = audit();
+    let of = |word: &str| lines.lines().filter(|line| line.contains(word)).collect::<Vec<_>>();
+    let denied = of("denied on east");
+    assert_eq!(denied.len(), 1, "{lines}");
+    assert!(
+        denied[0].contains("the certificate of operator bob has only view")
+            && denied[0].contains("bob at east"),
+        "{lines}"
+    );
+    assert!(lines.contains("ada at east"), "{lines}");
+
+    // What only agents and the authority have written down no person may, and another agent's name is not believed.
+    let (code, said) = asked(dir, "nobody", port, &["status"]);
+    assert!(code == 2 && said.contains("mesh ca operator"), "{said}");
+    let at = format!("west@127.0.0.1:{port}");
+    let out = Command::new(MESH)
+        .args(["--identity", "ada", "--at", &at, "status"])
+        .current_dir(dir)
+        .output()
+        .unwrap();
+    assert_eq!(out.status.code(), Some(5), "{}", String::from_utf8_lossy(&out.stderr));
+
+    // Somebody whose certificate is revoked asks nothing any more.
+    run(dir, &["ca", "revoke", "--dir", "ca", "--operator", "bob"]);
+    std::fs::copy(dir.join("ca/crl.pem"), dir.join("tls/crl.pem")).unwrap();
+    until("bob is refused", async || asked(dir, "bob", port, &["status"]).0 == 5).await;
+    assert_eq!(asked(dir, "ada", port, &["status"]).0, 0);
 }

@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::AgentName;
+use crate::{AgentName, OperatorName};
 
 /// What a user may do. Each includes those before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// Look.
@@ -31,6 +31,19 @@ impl Role {
     }
 }
 
+/// The text is no role.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no role; write view, operate, force or admin")]
+pub struct RoleError(String);
+
+impl std::str::FromStr for Role {
+    type Err = RoleError;
+    fn from_str(text: &str) -> Result<Self, RoleError> {
+        let all = [Self::View, Self::Operate, Self::Force, Self::Admin];
+        all.into_iter().find(|role| role.name() == text).ok_or_else(|| RoleError(text.to_owned()))
+    }
+}
+
 impl std::fmt::Display for Role {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(self.name())
@@ -42,8 +55,11 @@ impl std::fmt::Display for Role {
 pub struct Denial {
     /// The agent that was asked, and refused.
     pub agent: AgentName,
-    /// The user's number on that host.
+    /// The user's number on that host; 0 where it was somebody with a certificate of their own.
     pub uid: u32,
+    /// Who showed a certificate, over the network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operator: Option<OperatorName>,
     /// What was asked for, as a command: `failover --force`.
     pub verb: String,
     /// The role that it needs.
@@ -58,9 +74,13 @@ pub struct Denial {
 
 impl std::fmt::Display for Denial {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { agent, uid, verb, needed, has, left_out, others } = self;
+        let Self { agent, uid, operator, verb, needed, has, left_out, others } = self;
         let has = has.map_or_else(|| "none".to_owned(), |has| format!("only {has}"));
-        write!(f, "denied on {agent}: `mesh {verb}` needs the role {needed}, and uid {uid} has {has}")?;
+        let who = match operator {
+            Some(operator) => format!("the certificate of operator {operator}"),
+            None => format!("uid {uid}"),
+        };
+        write!(f, "denied on {agent}: `mesh {verb}` needs the role {needed}, and {who} has {has}")?;
         if *left_out > 0 {
             write!(f, "; the same {left_out} times more since the last record of it")?;
         }
@@ -80,6 +100,7 @@ mod tests {
         let mut denial = Denial {
             agent: "east-1".parse().unwrap(),
             uid: 1001,
+            operator: None,
             verb: "failover --force".to_owned(),
             needed: Role::Force,
             has: Some(Role::Operate),
@@ -95,5 +116,7 @@ mod tests {
             "denied on east-1: `mesh failover --force` needs the role force, and uid 1001 has none; the same 12 times more \
              since the last record of it; 3 further refusals there have no record"
         );
+        (denial.operator, denial.left_out, denial.others) = (Some("ada".parse().unwrap()), 0, 0);
+        assert!(denial.to_string().ends_with("and the certificate of operator ada has none"), "{denial}");
     }
 }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::access::Denial;
 use crate::effect::{Effect, Outcome};
 use crate::evidence::Position;
+use crate::join::TokenTried;
 use crate::lease::{LeaseTerm, Proof};
 use crate::proposal::{Approved, ProposalEnd, Proposed};
 use crate::quorum::{DegradedBy, DurabilityProof, QuorumMember};
@@ -311,6 +312,11 @@ pub enum Command {
     AccessDenied {
         /// What, and where.
         denial: Denial,
+    },
+    /// A token to join was used, or refused. Changes nothing: for the audit.
+    TokenTried {
+        /// Whose, from where, and what came of it.
+        tried: TokenTried,
     },
     /// A forced run is asked for that takes two persons: it waits for the other one.
     RunProposed {

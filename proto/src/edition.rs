@@ -8,7 +8,9 @@ use crate::command::Command;
 use crate::spec::GroupSpec;
 
 /// The newest edition that this build can apply. Builds that do not say theirs have edition 0.
-pub const EDITION: u32 = 3;
+pub const EDITION: u32 = 4;
+/// The edition since which the audit keeps what came of tokens: where it does, a new host knows at least this one.
+pub const TOKENS: u32 = 4;
 
 impl Command {
     /// The first edition whose builds can apply this.
@@ -38,11 +40,14 @@ impl Command {
             | Self::RunOverridden { .. }
             | Self::QuorumChanged { .. }
             | Self::QuorumConfirmed { .. } => 0,
+            // Its key `operator` is none that older builds know: their audit would differ.
+            Self::AccessDenied { denial } if denial.operator.is_some() => 4,
             // A recovery is a record that a mesh begins with, and never proposed.
             Self::MeshRecovered { .. } | Self::AccessDenied { .. } => 1,
             Self::SpecApplied { spec, .. } => of_spec(spec),
             Self::RunProposed { .. } | Self::RunApproved { .. } | Self::ProposalEnded { .. } => 2,
             Self::DegradeBegun { .. } | Self::DegradeEnded { .. } => 3,
+            Self::TokenTried { .. } => TOKENS,
         }
     }
 }

@@ -125,6 +125,9 @@ name!(
 name!(
     /// A service or a hook of a group: what a run does for an operator beside moving the primary.
     ErrandName, "service or hook");
+name!(
+    /// A person with a certificate of their own. In the audit a user of a host with the same name is the same person.
+    OperatorName, "operator");
 
 #[cfg(test)]
 mod tests {

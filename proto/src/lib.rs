@@ -16,6 +16,7 @@ pub mod edition;
 pub mod effect;
 pub mod evidence;
 pub mod ids;
+pub mod join;
 pub mod lease;
 pub mod live;
 pub mod lsn;
@@ -39,7 +40,7 @@ pub mod raft {
     tonic::include_proto!("mesh.raft.v1");
 }
 
-pub use ids::{AgentName, ErrandName, GroupName, InstanceName, MeshId, RouteName, SiteName};
+pub use ids::{AgentName, ErrandName, GroupName, InstanceName, MeshId, OperatorName, RouteName, SiteName};
 pub use lsn::Lsn;
 pub use numbers::{
     DataIncarnation, Epoch, Generation, GuardIncarnation, LeaseNo, Millis, NodeId, ProposalId, RunId, Wall,

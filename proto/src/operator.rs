@@ -7,6 +7,7 @@ use crate::access::Denial;
 use crate::audit::AuditRecord;
 use crate::command::{Applied, MemberRecord, VerdictRecord};
 use crate::evidence::{GuardStatus, Sighting};
+use crate::join::TokenTried;
 use crate::lease::{Electorate, LeaseRecord};
 use crate::live::{LiveAsk, LiveView, Place};
 use crate::proposal::Proposal;
@@ -166,6 +167,8 @@ pub enum Ask {
     },
     /// An agent refused a user of its host, and has it written down; only agents say it.
     Denied(Denial),
+    /// Whoever serves the authority has it written down that a token to join was tried.
+    TokenTried(TokenTried),
 }
 
 /// What `failover`, `switchover` and `plan` ask for.
@@ -297,6 +300,9 @@ pub struct StatusView {
     pub leader: Option<AgentName>,
     /// Raft term.
     pub term: u64,
+    /// The newest edition of which a command stands in the log: no older build can join.
+    #[serde(default)]
+    pub edition: u32,
     /// Applied log index here.
     pub applied: u64,
     /// The lease electorate.
@@ -325,6 +331,9 @@ pub struct NodeView {
     pub reachable: Option<bool>,
     /// Age of its newest report at the leader.
     pub report_age: Option<Millis>,
+    /// Which commands its build can apply, as its newest report said; `None` where the answering agent has not heard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edition: Option<u32>,
 }
 
 /// A group as status shows it.

@@ -14,6 +14,7 @@ mod doctor;
 mod failover;
 mod fencer;
 mod ground;
+mod join;
 mod leave;
 mod live;
 mod network;

@@ -203,6 +203,8 @@ impl RaftRpc for Service {
             leader,
             id: self.hub.identity.node,
             incarnation: self.hub.identity.incarnation,
+            messages: self.hub.options.build.messages,
+            edition: self.hub.options.build.edition,
         }))
     }
 }

@@ -72,6 +72,7 @@ async fn a_member_joins_as_learner_becomes_voter_and_leaves() {
 
     let known = lead.identify(4, &member.address, &member.name, soon(2000)).await.unwrap();
     assert_eq!(known.incarnation, member.incarnation);
+    assert_eq!(known.build, crate::Build { messages: 7, edition: 4 }, "it says what the others may count on");
 
     assert_eq!(lead.promote_to_voter(4, soon(500)).await, Err(MembersError::Unknown { node: 4 }));
     lead.add_learner(4, member.clone(), soon(5000)).await.unwrap();

@@ -272,6 +272,7 @@ impl World {
 
     pub(crate) fn options(&self, id: NodeId) -> Options {
         let mut options = Options::new(&self.nodes[&id].path, id, self.nodes[&id].mesh, anyone());
+        options.build = crate::Build { messages: 7, edition: u32::try_from(id).unwrap() };
         options.timings = self.timings;
         (self.tweak)(&mut options);
         options

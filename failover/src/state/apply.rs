@@ -164,7 +164,7 @@ impl MeshState {
                 self.group_mut(group)?.end_proposal(*proposal, how)
             }
             // Its record is all there is to it.
-            Command::AccessDenied { denial: _ } => Ok(()),
+            Command::AccessDenied { denial: _ } | Command::TokenTried { tried: _ } => Ok(()),
         }
     }
 
@@ -219,6 +219,7 @@ fn about(command: &Command, index: u64) -> (Option<GroupName>, Option<RunId>) {
         | Command::MemberAdded { .. }
         | Command::MemberRemoved { .. }
         | Command::AccessDenied { .. }
+        | Command::TokenTried { .. }
         | Command::ElectorateChanging { .. }
         | Command::ElectorateChanged { .. }
         | Command::ElectorateKept { .. } => (None, None),

@@ -118,6 +118,7 @@ impl MeshState {
             }
             Command::DegradeEnded { reason, .. } => format!("commits wait for standbys again: {reason}"),
             Command::AccessDenied { denial } => denial.to_string(),
+            Command::TokenTried { tried } => tried.to_string(),
             Command::RunProposed { proposed, .. } => {
                 let on = proposed.run.map(|run| format!(", to send run {run} on")).unwrap_or_default();
                 format!(

@@ -8,9 +8,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use mesh_proto::AgentName;
 use mesh_proto::access::{Denial, Role};
 use mesh_proto::operator::{Answer, Ask, Question, RefusalCode};
+use mesh_proto::run::Actor;
+use mesh_proto::{AgentName, OperatorName};
 use tokio::sync::Notify;
 
 use super::ask::Asked;
@@ -30,11 +31,37 @@ const AGAIN: Duration = Duration::from_secs(2);
 /// How many users and verbs are told apart. A user may have many user ids.
 const TOLD_APART: usize = 64;
 
+/// Who was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Who {
+    /// A user of this host.
+    User(LocalUser),
+    /// A person with a certificate.
+    Operator(OperatorName),
+}
+
+impl Who {
+    /// By which they are told apart.
+    fn key(&self) -> Result<u32, OperatorName> {
+        match self {
+            Self::User(user) => Ok(user.uid),
+            Self::Operator(name) => Err(name.clone()),
+        }
+    }
+
+    fn actor(&self) -> Actor {
+        match self {
+            Self::User(user) => user.actor(),
+            Self::Operator(name) => Actor::Operator(name.as_str().to_owned()),
+        }
+    }
+}
+
 /// Who was refused what.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denied {
-    /// The user.
-    pub user: LocalUser,
+    /// The user or person.
+    pub who: Who,
     /// What was asked for.
     pub verb: &'static str,
     /// What it needs.
@@ -54,7 +81,7 @@ struct Due {
 /// What was refused lately.
 #[derive(Debug)]
 struct Limiter {
-    known: BTreeMap<(u32, &'static str), Lately>,
+    known: BTreeMap<(Result<u32, OperatorName>, &'static str), Lately>,
     others: u64,
     left: u32,
     refilled: Instant,
@@ -86,7 +113,7 @@ impl Limiter {
     fn note(&mut self, now: Instant, denied: Denied) -> Option<Due> {
         self.refill(now);
         self.known.retain(|_, lately| lately.left_out > 0 || now.duration_since(lately.since) < SAME);
-        let key = (denied.user.uid, denied.verb);
+        let key = (denied.who.key(), denied.verb);
         if let Some(lately) = self.known.get_mut(&key) {
             lately.left_out += 1;
             return None;
@@ -194,16 +221,16 @@ impl Denials {
     }
 
     async fn write_down(&self, asked: &Asked, due: &Due) {
-        let Denied { user, verb, .. } = &due.denied;
+        let Denied { who, verb, .. } = &due.denied;
         for tried in 1..=TRIES {
             let ask = Ask::Denied(due.denial(asked.driver.me.clone()));
-            let Answer::Refused(why) = asked.answer(Question { actor: user.actor(), ask }).await else {
+            let Answer::Refused(why) = asked.answer(Question { actor: who.actor(), ask }).await else {
                 return;
             };
             // Whether it came through is not known: twice would be worse than what the log of this agent has anyway.
             let unknown = why.code == RefusalCode::Unknown;
             if unknown || tried == TRIES {
-                tracing::warn!(user = user.name, verb, why = why.what, "a refusal is not in the audit");
+                tracing::warn!(who = %who.actor(), verb, why = why.what, "a refusal is not in the audit");
                 break;
             }
             tokio::time::sleep(AGAIN).await;
@@ -214,10 +241,15 @@ impl Denials {
 
 impl Due {
     fn denial(&self, agent: AgentName) -> Denial {
-        let Self { denied: Denied { user, verb, needed, has }, left_out, others } = self;
+        let Self { denied: Denied { who, verb, needed, has }, left_out, others } = self;
+        let (uid, operator) = match who {
+            Who::User(user) => (user.uid, None),
+            Who::Operator(name) => (0, Some(name.clone())),
+        };
         Denial {
             agent,
-            uid: user.uid,
+            uid,
+            operator,
             verb: (*verb).to_owned(),
             needed: *needed,
             has: *has,
@@ -233,7 +265,7 @@ mod tests {
 
     fn denied(uid: u32, verb: &'static str) -> Denied {
         let user = LocalUser { uid, gid: uid, name: format!("uid {uid}"), pid: None };
-        Denied { user, verb, needed: Role::Force, has: None }
+        Denied { who: Who::User(user), verb, needed: Role::Force, has: None }
     }
 
     #[test]
@@ -242,6 +274,11 @@ mod tests {
         let at = |seconds| start + Duration::from_secs(seconds);
         let mut limiter = Limiter::new(start);
         let first = limiter.note(at(0), denied(1, "failover")).unwrap();
+        let person = Denied { who: Who::Operator("ada".parse().unwrap()), ..denied(1, "failover") };
+        assert_eq!(
+            limiter.note(at(0), person).unwrap().denial("east".parse().unwrap()).operator.unwrap().as_str(),
+            "ada"
+        );
         assert_eq!((first.left_out, first.others), (0, 0));
         for second in 1..50 {
             assert_eq!(limiter.note(at(second), denied(1, "failover")), None);

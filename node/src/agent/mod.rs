@@ -10,6 +10,7 @@
 pub mod ask;
 pub mod denials;
 pub mod driver;
+pub mod edition;
 pub mod errands;
 pub mod gates;
 pub mod left_behind;

@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use mesh_proto::command::MemberRecord;
-use mesh_proto::edition::EDITION;
 use mesh_proto::evidence::Report;
 use mesh_proto::{AgentName, Millis};
 use tokio::task::JoinSet;
@@ -72,7 +71,7 @@ pub async fn run(
             starved: late.map(|at| Millis::from(at.elapsed())),
             routes: watch.now(),
             electorate: voter.note_electorate(&electorate).await,
-            edition: EDITION,
+            edition: super::edition::stated(),
         });
         driver.heard_report(Report::clone(&report));
         for member in members.into_iter().filter(|member| member.agent != driver.me) {

@@ -201,6 +201,10 @@ pub async fn run(path: &Path) -> Result<(), AgentError> {
     let (members, known) = watch::channel(Vec::new());
     let store = config.agent.data_dir.join(STORE);
     let options = Options {
+        build: mesh_consensus::Build {
+            messages: crate::cli::version::build().protocol.into(),
+            edition: super::edition::stated(),
+        },
         timings: config.mesh.network.timings(),
         ..Options::new(store, node.0, config.mesh.acting.as_str(), peer_check(&config, known))
     };

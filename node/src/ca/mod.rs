@@ -1,9 +1,13 @@
-//! The mesh's own certificate authority: `mesh ca init`, `issue`, `crl` and `revoke`.
+//! The mesh's own certificate authority: `mesh ca init`, `issue`, `operator`, `token`, `serve`, `crl` and `revoke`.
 //!
 //! Plain PEM files in one directory, kept on whatever machine the operator trusts; agents never need the authority's
 //! key. It never overwrites a key or a certificate: replacing an identity is a decision of the operator, who removes the old one.
 
+pub mod desk;
 pub mod revoke;
+pub mod serve;
+pub mod token;
+mod tokens;
 
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -11,19 +15,25 @@ use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use mesh_proto::MeshId;
+use mesh_proto::access::Role;
+use mesh_proto::{MeshId, OperatorName};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType,
+    KeyPair, KeyUsagePurpose, PublicKeyData, SanType, SerialNumber,
 };
+use ring::rand::{SecureRandom as _, SystemRandom};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use crate::tls::Identity;
 
-/// Certificates are valid this long. Expiry would take the mesh down by itself, so it is far away; whoever wants
-/// shorter lives issues anew.
-const YEARS: i16 = 10;
+pub use tokens::{Made, TokenError, make as make_token};
+
+/// Certificates of agents and guards are valid this long. Expiry would take the mesh down by itself, so it is far away; whoever
+/// wants shorter lives issues anew.
+const YEARS: i64 = 10;
+/// Names that would be taken for somebody else in the audit.
+const NOT_A_PERSON: [&str; 3] = ["root", "mesh", "authority"];
 
 /// Two files that belong together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +74,11 @@ pub enum CaError {
     /// The name cannot stand in a certificate.
     #[error("this name cannot be used")]
     Name(#[source] crate::tls::identity::IdentityError),
+    /// A person's name that the audit would not tell from another's.
+    #[error(
+        "an operator cannot be called {0}: in the audit nobody could tell them from that user; take the person's own name"
+    )]
+    NotAPerson(String),
     /// A file cannot be written.
     #[error("cannot write {}", path.display())]
     Write {
@@ -117,12 +132,12 @@ pub enum CaError {
         source: io::Error,
     },
     /// Nothing was issued to it, as far as the record says.
-    #[error("{} has no certificate of {identity}; name the certificate itself with --cert FILE, or its number with --number", dir.display())]
+    #[error("{} has no certificate of {whom}; name the certificate itself with --cert FILE, or its number with --number", dir.display())]
     NotIssued {
         /// The record's directory.
         dir: PathBuf,
         /// Whose.
-        identity: Identity,
+        whom: String,
     },
     /// The certificate could not be made.
     #[error("the certificate or list could not be made")]
@@ -144,12 +159,24 @@ pub fn init(dir: &Path, mesh: &MeshId) -> Result<Pair, CaError> {
     // Authorities of a mesh that follow each other have names of their own: a list of revoked certificates is found by it.
     let id = ring::digest::digest(&ring::digest::SHA256, key.public_key_raw());
     let id: String = id.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
-    let mut params = params(mesh, &format!("mesh {mesh} authority {id}"))?;
+    let mut params = params(mesh, &format!("mesh {mesh} authority {id}"), ten_years())?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     let certificate = params.self_signed(&key).map_err(make)?;
     write_pair(&pair, &certificate.pem(), &key.serialize_pem())?;
     Ok(pair)
+}
+
+/// How a certificate is called as a file, and its key.
+#[must_use]
+pub fn stem(identity: &Identity) -> String {
+    match identity {
+        Identity::Agent(name) => format!("agent-{name}"),
+        Identity::Guard(instance) => format!("guard-{instance}"),
+        // In a directory of the person's own, which `--identity` names.
+        Identity::Operator(..) => "operator".to_owned(),
+        Identity::Authority => "authority".to_owned(),
+    }
 }
 
 /// Issues a certificate for an agent (`agent-NAME.crt`, `.key`) or a guard (`guard-INSTANCE.crt`, `.key`) into `out`, with a
@@ -158,29 +185,80 @@ pub fn init(dir: &Path, mesh: &MeshId) -> Result<Pair, CaError> {
 /// # Errors
 /// [`CaError`]; if one of the two files exists already, neither is touched.
 pub fn issue(dir: &Path, identity: &Identity, addresses: &[IpAddr], out: &Path) -> Result<Pair, CaError> {
+    pair(dir, identity, addresses, ten_years(), out)
+}
+
+/// Issues a certificate for a person (`operator.crt`, `.key`), who asks agents from elsewhere with it.
+///
+/// # Errors
+/// [`CaError`]; if one of the two files exists already, neither is touched.
+pub fn operator(dir: &Path, name: &OperatorName, role: Role, days: u32, out: &Path) -> Result<Pair, CaError> {
+    if NOT_A_PERSON.contains(&name.as_str()) {
+        return Err(CaError::NotAPerson(name.to_string()));
+    }
+    let identity = Identity::Operator(name.clone(), role);
+    pair(dir, &identity, &[], jiff::Span::new().days(i64::from(days)), out)
+}
+
+fn pair(
+    dir: &Path,
+    identity: &Identity,
+    addresses: &[IpAddr],
+    lasts: jiff::Span,
+    out: &Path,
+) -> Result<Pair, CaError> {
     identity.server_name().map_err(CaError::Name)?;
-    let stem = match identity {
-        Identity::Agent(name) => format!("agent-{name}"),
-        Identity::Guard(instance) => format!("guard-{instance}"),
-    };
+    let stem = stem(identity);
     let pair = Pair { cert: out.join(format!("{stem}.crt")), key: out.join(format!("{stem}.key")) };
-    let (mesh, issuer) = open(dir)?;
+    let authority = open(dir)?;
     std::fs::create_dir_all(out).map_err(|source| CaError::Write { path: out.to_owned(), source })?;
     copy_authority(dir, out)?;
-    let mut params = params(&mesh, &identity.to_string())?;
-    params.subject_alt_names.push(SanType::DnsName(identity.dns_name().try_into().map_err(make)?));
-    params.subject_alt_names.extend(addresses.iter().copied().map(SanType::IpAddress));
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages =
-        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    params.use_authority_key_identifier_extension = true;
     let key = KeyPair::generate().map_err(make)?;
-    let certificate = params.signed_by(&key, &issuer).map_err(make)?;
+    let certificate = sign(&authority, identity, addresses, lasts, &key)?;
     absent(&pair)?;
     // First: what is in nobody's record could not be revoked by name.
     record(dir, certificate.der(), &certificate.pem())?;
     write_pair(&pair, &certificate.pem(), &key.serialize_pem())?;
     Ok(pair)
+}
+
+/// A certificate of this identity for a key, which the authority need not have.
+fn sign(
+    (mesh, issuer): &(MeshId, Issuer<'static, KeyPair>),
+    identity: &Identity,
+    addresses: &[IpAddr],
+    lasts: jiff::Span,
+    key: &impl PublicKeyData,
+) -> Result<rcgen::Certificate, CaError> {
+    identity.server_name().map_err(CaError::Name)?;
+    let mut params = params(mesh, &identity.to_string(), lasts)?;
+    params.subject_alt_names.push(SanType::DnsName(identity.dns_name().try_into().map_err(make)?));
+    params.subject_alt_names.extend(addresses.iter().copied().map(SanType::IpAddress));
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages = match identity {
+        Identity::Agent(_) | Identity::Guard(_) | Identity::Authority => {
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth]
+        }
+        // A person only asks.
+        Identity::Operator(..) => vec![ExtendedKeyUsagePurpose::ClientAuth],
+    };
+    params.use_authority_key_identifier_extension = true;
+    // Drawn, not made of the key: the same key may be certified a second time, and each certificate is revoked by its number.
+    let mut number: [u8; 16] = draw()?;
+    number[0] = (number[0] & 0x7f) | 0x40;
+    params.serial_number = Some(SerialNumber::from_slice(&number));
+    params.signed_by(key, issuer).map_err(make)
+}
+
+fn draw<const N: usize>() -> Result<[u8; N], CaError> {
+    let mut drawn = [0; N];
+    SystemRandom::new().fill(&mut drawn).map_err(|_| make("the system gives no random numbers"))?;
+    Ok(drawn)
+}
+
+/// SHA-256, in hexadecimal.
+fn digest(bytes: &[u8]) -> String {
+    revoke::hex(ring::digest::digest(&ring::digest::SHA256, bytes).as_ref())
 }
 
 fn record(dir: &Path, der: &CertificateDer<'_>, pem: &str) -> Result<(), CaError> {
@@ -237,7 +315,11 @@ fn mesh_of(pem: &str) -> Result<MeshId, Box<dyn std::error::Error + Send + Sync>
     Ok(MeshId::new(name)?)
 }
 
-fn params(mesh: &MeshId, common_name: &str) -> Result<CertificateParams, CaError> {
+fn ten_years() -> jiff::Span {
+    jiff::Span::new().years(YEARS)
+}
+
+fn params(mesh: &MeshId, common_name: &str, lasts: jiff::Span) -> Result<CertificateParams, CaError> {
     let mut params = CertificateParams::default();
     let mut name = DistinguishedName::new();
     name.push(DnType::OrganizationName, mesh.as_str());
@@ -246,7 +328,7 @@ fn params(mesh: &MeshId, common_name: &str) -> Result<CertificateParams, CaError
     let today = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
     // A day earlier, so that a host whose clock is a little behind accepts it at once.
     let begin = today.yesterday().map_err(make)?;
-    let end = today.checked_add(jiff::Span::new().years(YEARS)).map_err(make)?;
+    let end = today.checked_add(lasts).map_err(make)?;
     let ((y, m, d), (end_y, end_m, end_d)) = (ymd(begin)?, ymd(end)?);
     params.not_before = rcgen::date_time_ymd(y, m, d);
     params.not_after = rcgen::date_time_ymd(end_y, end_m, end_d);
@@ -315,5 +397,26 @@ mod tests {
         assert_eq!(std::fs::read(&pair.key).unwrap(), before);
         let der = CertificateDer::from_pem_file(&pair.cert).unwrap();
         assert_eq!(Identity::of(&der).unwrap(), (mesh, agent));
+    }
+
+    #[test]
+    fn a_person_has_a_certificate_with_their_role_and_a_name_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let mesh = MeshId::new("shop").unwrap();
+        init(dir.path(), &mesh).unwrap();
+        let name = |name: &str| OperatorName::new(name).unwrap();
+        let out = dir.path().join("ada");
+        let pair = operator(dir.path(), &name("ada"), Role::Force, 30, &out).unwrap();
+        assert_eq!(pair.key, out.join("operator.key"));
+        assert_eq!(std::fs::metadata(&pair.key).unwrap().permissions().mode() & 0o777, 0o600);
+        let der = CertificateDer::from_pem_file(&pair.cert).unwrap();
+        assert_eq!(Identity::of(&der).unwrap(), (mesh, Identity::Operator(name("ada"), Role::Force)));
+        let end = crate::tls::ends::End::of(&pair.cert, &der).unwrap().at;
+        let days = (end - crate::tls::ends::now()) / 86_400;
+        assert!((28..=30).contains(&days), "{days}");
+        for taken in NOT_A_PERSON {
+            let refused = operator(dir.path(), &name(taken), Role::View, 30, &dir.path().join(taken));
+            assert!(matches!(refused, Err(CaError::NotAPerson(_))), "{taken}");
+        }
     }
 }

@@ -6,6 +6,7 @@
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
+use mesh_proto::OperatorName;
 use rcgen::{CertificateRevocationListParams, KeyIdMethod, RevokedCertParams, SerialNumber};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
@@ -14,7 +15,7 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer as _, X509Certific
 use super::{CaError, make, open, ymd};
 use crate::tls::Identity;
 
-const LIST: &str = "crl.pem";
+pub(super) const LIST: &str = "crl.pem";
 /// Where [`super::issue`] keeps a copy of each certificate, by its number: without it nobody could name one that is lost.
 pub(super) const ISSUED: &str = "issued";
 
@@ -23,6 +24,8 @@ pub(super) const ISSUED: &str = "issued";
 pub enum Whose {
     /// All that this authority has issued to one agent or guard.
     Identity(Identity),
+    /// All that it has issued to one person, whatever their role.
+    Operator(OperatorName),
     /// The one in this file.
     File(PathBuf),
     /// The one with this number.
@@ -94,25 +97,31 @@ fn numbers(dir: &Path, whose: &Whose) -> Result<Vec<Vec<u8>>, CaError> {
             }
             Ok(vec![number])
         }
-        Whose::Identity(identity) => {
-            let issued = dir.join(ISSUED);
-            let unread = |source| CaError::Issued { dir: issued.clone(), source };
-            let mut found = Vec::new();
-            for entry in std::fs::read_dir(&issued).map_err(unread)? {
-                let path = entry.map_err(unread)?.path();
-                let der = CertificateDer::from_pem_file(&path)
-                    .map_err(|source| CaError::NoCertificate { path: path.clone(), source: source.into() })?;
-                if Identity::of(&der).is_ok_and(|(_, known)| known == *identity) {
-                    found.push(number_of(&path, &der)?);
-                }
-            }
-            found.sort();
-            if found.is_empty() {
-                return Err(CaError::NotIssued { dir: issued, identity: identity.clone() });
-            }
-            Ok(found)
+        Whose::Identity(identity) => issued_to(dir, &identity.to_string(), |known| known == identity),
+        Whose::Operator(name) => {
+            let is = |known: &Identity| matches!(known, Identity::Operator(known, _) if known == name);
+            issued_to(dir, &format!("operator {name}"), is)
         }
     }
+}
+
+fn issued_to(dir: &Path, whom: &str, is: impl Fn(&Identity) -> bool) -> Result<Vec<Vec<u8>>, CaError> {
+    let issued = dir.join(ISSUED);
+    let unread = |source| CaError::Issued { dir: issued.clone(), source };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(&issued).map_err(unread)? {
+        let path = entry.map_err(unread)?.path();
+        let der = CertificateDer::from_pem_file(&path)
+            .map_err(|source| CaError::NoCertificate { path: path.clone(), source: source.into() })?;
+        if Identity::of(&der).is_ok_and(|(_, known)| is(&known)) {
+            found.push(number_of(&path, &der)?);
+        }
+    }
+    found.sort();
+    if found.is_empty() {
+        return Err(CaError::NotIssued { dir: issued, whom: whom.to_owned() });
+    }
+    Ok(found)
 }
 
 fn certificate(

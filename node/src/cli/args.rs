@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use mesh_proto::access::Role;
 use mesh_proto::{
-    AgentName, ErrandName, GroupName, InstanceName, MeshId, Millis, NodeId, ProposalId, RunId, SiteName,
+    AgentName, ErrandName, GroupName, InstanceName, MeshId, Millis, NodeId, OperatorName, ProposalId, RunId,
+    SiteName,
 };
 
 use super::exit;
@@ -50,6 +52,26 @@ pub struct Common {
     /// Print JSON on standard output; progress and errors stay on standard error
     #[arg(long, global = true, help_heading = "Everywhere")]
     pub json: bool,
+    /// Ask this agent instead, over the network, with the certificate in --identity
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Everywhere",
+        env = "MESH_AT",
+        value_name = "NAME@HOST:PORT",
+        hide_env_values = true
+    )]
+    pub at: Option<super::remote::At>,
+    /// Your own certificate, as `mesh ca operator` wrote it, for --at
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Everywhere",
+        env = "MESH_IDENTITY",
+        value_name = "DIR",
+        hide_env_values = true
+    )]
+    pub identity: Option<PathBuf>,
 }
 
 /// Every command.
@@ -73,9 +95,11 @@ pub enum Command {
     /// Begin the mesh anew on a survivor, after a majority of voters is gone for good; the agent must be stopped
     #[command(name = "quorum-recover")]
     QuorumRecover(RecoverArgs),
-    /// Make the keys that agents and guards know each other by
+    /// Make the keys that agents, guards and people know each other by
     #[command(subcommand)]
     Ca(CaCommand),
+    /// Get this host's certificate from the authority, with a token
+    Join(JoinArgs),
     /// Write manual pages and completions, for packages
     #[command(hide = true)]
     Papers(PapersArgs),
@@ -555,10 +579,86 @@ pub enum CaCommand {
     },
     /// Issue the key and certificate of an agent or a guard
     Issue(CaIssueArgs),
+    /// Issue the key and certificate of a person, who asks agents from elsewhere
+    Operator(CaOperatorArgs),
+    /// Make a token with which a new host gets its certificate, once
+    Token(CaTokenArgs),
+    /// Give certificates to the hosts that have a token, while it runs
+    Serve(CaServeArgs),
     /// Make the list of revoked certificates, or make it hold for longer
     Crl(CaListArgs),
     /// Add certificates to that list: who has them is refused everywhere once the list is on the hosts
     Revoke(CaRevokeArgs),
+}
+
+/// `mesh ca operator`
+#[derive(Debug, Clone, Args)]
+pub struct CaOperatorArgs {
+    /// The person, as the audit shall name them
+    pub name: OperatorName,
+    /// What they may do: view, operate, force or admin, as in [access]; each includes those before it
+    #[arg(long)]
+    pub role: Role,
+    /// Directory of the authority
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Directory to write operator.crt and operator.key into, with ca.crt beside them. Nothing is overwritten
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// For how many days the certificate is valid
+    #[arg(long, value_name = "DAYS", default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3650))]
+    pub days: u32,
+}
+
+/// `mesh ca token`
+#[derive(Debug, Clone, Args)]
+#[command(group = clap::ArgGroup::new("joins").required(true).args(["agent", "guard"]))]
+pub struct CaTokenArgs {
+    /// Directory of the authority
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// For this agent
+    #[arg(long, value_name = "NAME")]
+    pub agent: Option<AgentName>,
+    /// For the guard of this instance
+    #[arg(long, value_name = "INSTANCE")]
+    pub guard: Option<InstanceName>,
+    /// For how long it may be used
+    #[arg(long = "for", value_name = "TIME", default_value = "1h", value_parser = token_length)]
+    pub length: Millis,
+}
+
+/// `mesh ca serve`
+#[derive(Debug, Clone, Args)]
+pub struct CaServeArgs {
+    /// Directory of the authority
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+    /// Address and port of this machine that the new hosts reach
+    #[arg(long, value_name = "IP:PORT")]
+    pub listen: SocketAddr,
+}
+
+/// `mesh join`
+///
+/// The token is never an argument: others on this host see those.
+#[derive(Debug, Clone, Args)]
+pub struct JoinArgs {
+    /// Where `mesh ca serve` listens
+    #[arg(value_name = "HOST:PORT", value_parser = host_port)]
+    pub authority: String,
+    /// File with the token; `-` reads standard input. Left out, it stands in the variable MESH_TOKEN
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// The host's own file, which says where key and certificate go; it need not be there yet
+    #[arg(long, short, env = "MESH_CONFIG", value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+    /// Directory to write key, certificate and ca.crt into instead. Nothing is overwritten
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// Account that the files are given to, such as mesh, or postgres for a guard
+    #[arg(long, value_name = "USER")]
+    pub owner: Option<String>,
 }
 
 /// `mesh ca crl`
@@ -574,7 +674,7 @@ pub struct CaListArgs {
 
 /// `mesh ca revoke`
 #[derive(Debug, Clone, Args)]
-#[command(group = clap::ArgGroup::new("whose").required(true).args(["agent", "guard", "cert", "number"]))]
+#[command(group = clap::ArgGroup::new("whose").required(true).args(["agent", "guard", "operator", "cert", "number"]))]
 pub struct CaRevokeArgs {
     /// The list.
     #[command(flatten)]
@@ -585,6 +685,9 @@ pub struct CaRevokeArgs {
     /// Every certificate that the guard of this instance was issued so far
     #[arg(long, value_name = "INSTANCE")]
     pub guard: Option<InstanceName>,
+    /// Every certificate that this person was issued so far
+    #[arg(long, value_name = "NAME")]
+    pub operator: Option<OperatorName>,
     /// The certificate in this file
     #[arg(long, value_name = "FILE")]
     pub cert: Option<PathBuf>,
@@ -660,6 +763,16 @@ pub fn millis(text: &str) -> Result<Millis, String> {
     }
 }
 
+/// Longest time that a token may wait to be used.
+const TOKEN_MAX: Millis = Millis(7 * 86_400_000);
+
+fn token_length(text: &str) -> Result<Millis, String> {
+    match millis(text)? {
+        length if length <= TOKEN_MAX => Ok(length),
+        _ => Err("a token waits at most 7d: make it when the host is there".to_owned()),
+    }
+}
+
 fn node_id(text: &str) -> Result<NodeId, String> {
     match text.parse() {
         Ok(0) | Err(_) => Err("must be a whole number from 1 on".to_owned()),
@@ -667,7 +780,11 @@ fn node_id(text: &str) -> Result<NodeId, String> {
     }
 }
 
-fn host_port(text: &str) -> Result<String, String> {
+/// Reads `HOST:PORT`.
+///
+/// # Errors
+/// A sentence for the person who typed it.
+pub fn host_port(text: &str) -> Result<String, String> {
     let wrong = || "must be HOST:PORT, such as 10.0.0.5:7400 or mesh-1.example:7400".to_owned();
     let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
     match port.parse::<u16>() {
@@ -726,6 +843,15 @@ mod tests {
             "mesh ca revoke --dir /d --agent east-1",
             "mesh ca revoke --dir /d --cert /d/agent-east-1.crt",
             "mesh ca revoke --dir /d --number 0A:b1",
+            "mesh ca revoke --dir /d --operator ada",
+            "mesh ca operator ada --role force --dir /d --out /o --days 30",
+            "mesh ca token --dir /d --agent north --for 30m",
+            "mesh ca token --dir /d --guard pg-north",
+            "mesh ca serve --dir /d --listen 10.0.0.9:7410",
+            "mesh --at east-1@10.0.0.1:7400 --identity /i status",
+            "mesh ca serve --dir /d --listen 10.0.0.9:7410 --at east-1@10.0.0.1:7400",
+            "mesh join 10.0.0.9:7410",
+            "mesh join --token-file - ca.example:7410 --out /o --owner mesh",
             "mesh audit export",
             "mesh quorum-recover",
             "mesh quorum-recover --lost east --lost witness --reason burnt --yes",
@@ -756,6 +882,16 @@ mod tests {
             "mesh ca crl --dir /d --days 0",
             "mesh ca revoke --dir /d",
             "mesh ca revoke --dir /d --agent east-1 --guard pg-east",
+            "mesh ca operator ada --dir /d --out /o",
+            "mesh ca operator ada --role root --dir /d --out /o",
+            "mesh ca operator Ada --role view --dir /d --out /o",
+            "mesh ca token --dir /d",
+            "mesh ca token --dir /d --agent north --for 8d",
+            "mesh ca token --dir /d --agent north --guard pg-north",
+            "mesh ca serve --dir /d",
+            "mesh join",
+            "mesh join --token mesh-token.AAAA 10.0.0.9:7410",
+            "mesh --at 10.0.0.1:7400 status",
             "mesh ca revoke --dir /d --number 0A:b",
             "mesh ca revoke --dir /d --number zz",
             "mesh apply",
@@ -812,6 +948,8 @@ mod tests {
             "N" | "NUMBER" => "7".to_owned(),
             "RUN" => "r7".to_owned(),
             "HOST:PORT" | "IP:PORT" => "127.0.0.1:7400".to_owned(),
+            "AGENT@HOST:PORT" => "east-1@127.0.0.1:7400".to_owned(),
+            "ROLE" => "operate".to_owned(),
             "IP" => "10.0.0.9".to_owned(),
             "HEX" => "0A:b1".to_owned(),
             _ if word.chars().all(|c| c.is_ascii_uppercase() || c == '-') => word.to_lowercase(),

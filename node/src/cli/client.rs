@@ -1,5 +1,5 @@
-//! Asks the agent on this host, over its unix socket. Every call has a deadline, and every error says what to do. An
-//! answer that did not come is never taken for "not done".
+//! Asks the agent on this host, over its unix socket, or one on another host with a certificate of the person's own. Every call has
+//! a deadline, and every error says what to do. An answer that did not come is never taken for "not done".
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use mesh_proto::AgentName;
 use mesh_proto::codec::{self, CodecError, Kind};
 use mesh_proto::operator::{Answer, Ask, Question};
 use mesh_proto::rpc::{Envelope, agent_client::AgentClient};
@@ -17,6 +18,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
 use super::exit::{Exit, Failure};
+use crate::tls::connect::DialError;
+use crate::tls::{Dialer, Identity};
 
 /// How long connecting to a socket of the same host may take.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -28,69 +31,116 @@ const CHANGE: Duration = Duration::from_secs(20);
 /// Largest answer: an audit page of 500 records with whole commands stays far below it.
 const MAX_ANSWER_BYTES: usize = 32 * 1024 * 1024;
 
+/// Where the agent is that is asked.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// On this host.
+    Socket(PathBuf),
+    /// Anywhere.
+    Remote(Arc<Remote>),
+}
+
+/// An agent on another host, and who asks it.
+#[derive(Debug)]
+pub struct Remote {
+    /// Its name: whoever else answers at the address is no agent of that name.
+    pub agent: AgentName,
+    /// `HOST:PORT` of its listener.
+    pub address: String,
+    /// With the certificate of whoever asks.
+    pub dialer: Dialer,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Socket(path) => write!(f, "{}", path.display()),
+            Self::Remote(remote) => write!(f, "{} ({})", remote.address, remote.agent),
+        }
+    }
+}
+
 /// Why an agent gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
     /// Nothing is at the socket's path.
-    #[error("there is no agent at {}: the socket does not exist", path.display())]
+    #[error("there is no agent at {at}: the socket does not exist")]
     Missing {
-        /// The socket.
-        path: PathBuf,
+        /// Where.
+        at: Place,
     },
     /// The socket may not be opened by this user.
-    #[error("you may not talk to the agent at {}: permission denied", path.display())]
+    #[error("you may not talk to the agent at {at}: permission denied")]
     Permission {
-        /// The socket.
-        path: PathBuf,
+        /// Where.
+        at: Place,
     },
     /// The socket is there and nobody listens.
-    #[error("the agent at {} is not running: nobody listens on its socket", path.display())]
+    #[error("the agent at {at} is not running: nobody listens on its socket")]
     NotRunning {
-        /// The socket.
-        path: PathBuf,
+        /// Where.
+        at: Place,
+    },
+    /// The agent on another host was not reached, or did not accept the certificate, or is another one.
+    #[error("the agent at {at} was not reached, or refuses this certificate")]
+    NotReached {
+        /// Where.
+        at: Place,
+        /// What the transport said.
+        #[source]
+        source: Box<Status>,
+    },
+    /// The name or the address is none that can be dialled.
+    #[error("{at} cannot be asked")]
+    Dial {
+        /// Where.
+        at: Place,
+        /// Why.
+        #[source]
+        source: DialError,
     },
     /// Connecting failed otherwise.
-    #[error("cannot connect to the agent at {}", path.display())]
+    #[error("cannot connect to the agent at {at}")]
     Connect {
-        /// The socket.
-        path: PathBuf,
+        /// Where.
+        at: Place,
         /// What the system said.
         #[source]
         source: io::Error,
     },
     /// Connecting, or the answer, took too long.
-    #[error("the agent at {} did not answer within {} s", path.display(), limit.as_secs())]
+    #[error("the agent at {at} did not answer within {} s", limit.as_secs())]
     Late {
-        /// The socket.
-        path: PathBuf,
+        /// Where.
+        at: Place,
         /// The deadline.
         limit: Duration,
         /// Whether the question was on its way, so that it may take effect yet.
         sent: bool,
     },
     /// The connection broke while the answer was awaited.
-    #[error("the agent at {} went away before it answered", path.display())]
+    #[error("the agent at {at} went away before it answered")]
     Broken {
-        /// The socket.
-        path: PathBuf,
+        /// Where.
+        at: Place,
         /// What the transport said.
         #[source]
         source: Box<Status>,
     },
     /// The agent turned the call down.
-    #[error("the agent at {} turned the call down", path.display())]
+    #[error("the agent at {at} turned the call down")]
     TurnedDown {
-        /// The socket.
-        path: PathBuf,
+        /// Where.
+        at: Place,
         /// What it said.
         #[source]
         source: Box<Status>,
     },
     /// The agent does not know the call, or its answer does not decode: the versions differ.
-    #[error("the agent at {} speaks another version of mesh than this command", path.display())]
+    #[error("the agent at {at} speaks another version of mesh than this command")]
     Version {
-        /// The socket.
-        path: PathBuf,
+        /// Where.
+        at: Place,
         /// What did not decode.
         #[source]
         source: Option<CodecError>,
@@ -99,10 +149,10 @@ pub enum AskError {
     #[error("the question cannot be encoded")]
     Encode(#[source] CodecError),
     /// The agent answered something else than was asked for.
-    #[error("the agent at {} answered another question than was asked", path.display())]
+    #[error("the agent at {at} answered another question than was asked")]
     OtherAnswer {
-        /// The socket.
-        path: PathBuf,
+        /// Where.
+        at: Place,
     },
 }
 
@@ -118,10 +168,17 @@ impl AskError {
                 "start it with `systemctl start mesh-agent`, name its socket with --socket or MESH_SOCKET, or ask on another \
                  host: any agent answers".to_owned(),
             ),
-            Self::Permission { path } => (
+            Self::Permission { at } => (
                 Exit::NotReachable,
-                format!("join the group that owns it (`ls -l {}`), or use sudo", path.display()),
+                format!("join the group that owns it (`ls -l {at}`), or use sudo"),
             ),
+            Self::NotReached { .. } => (
+                Exit::NotReachable,
+                "check the name and the address (`mesh node list` on any host shows both), and that the certificate in \
+                 --identity is of this mesh, valid and not revoked; or ask another agent: any of them answers"
+                    .to_owned(),
+            ),
+            Self::Dial { .. } => (Exit::Invalid, "write --at NAME@HOST:PORT, such as east-1@10.1.0.10:7400".to_owned()),
             Self::Connect { .. } => (
                 Exit::NotReachable,
                 "check that --socket or MESH_SOCKET names the agent's socket, or ask on another host: any agent answers"
@@ -145,26 +202,32 @@ impl AskError {
     }
 }
 
-/// Asks the agent behind one socket, over one connection. After any error the next question opens another one, so that
-/// a restarted agent is found again.
+/// Asks one agent, over one connection. After any error the next question opens another one, so that a restarted agent is
+/// found again.
 #[derive(Debug, Clone)]
 pub struct Client {
-    socket: PathBuf,
+    at: Place,
     actor: Actor,
     connection: Arc<Mutex<Option<AgentClient<Channel>>>>,
 }
 
 impl Client {
-    /// A client that has not connected yet.
+    /// A client of the agent on this host, that has not connected yet.
     #[must_use]
     pub fn new(socket: impl Into<PathBuf>, actor: Actor) -> Self {
-        Self { socket: socket.into(), actor, connection: Arc::default() }
+        Self { at: Place::Socket(socket.into()), actor, connection: Arc::default() }
     }
 
-    /// The socket it asks at.
+    /// A client of an agent anywhere. Its audit names whom the certificate names.
     #[must_use]
-    pub fn socket(&self) -> &Path {
-        &self.socket
+    pub fn remote(remote: Remote) -> Self {
+        Self { at: Place::Remote(Arc::new(remote)), actor: Actor::Mesh, connection: Arc::default() }
+    }
+
+    /// Where it asks.
+    #[must_use]
+    pub fn place(&self) -> &Place {
+        &self.at
     }
 
     /// Asks, with the deadline that fits the question.
@@ -187,12 +250,12 @@ impl Client {
         let mut kept = self.connection.lock().await;
         let mut client = match kept.take() {
             Some(client) => client,
-            None => self.handshake(self.connect().await?).await?,
+            None => self.open().await?,
         };
         let mut request = Request::new(Envelope { mesh: String::new(), body });
         // The agent is told the deadline too, so that it stops waiting for its leader when we do.
         request.set_timeout(limit);
-        let late = |sent| AskError::Late { path: self.socket.clone(), limit, sent };
+        let late = |sent| AskError::Late { at: self.at.clone(), limit, sent };
         let reply = tokio::time::timeout(limit, client.ask(request))
             .await
             .map_err(|_| late(true))?
@@ -200,30 +263,41 @@ impl Client {
         // Only a connection that answered is kept.
         *kept = Some(client);
         codec::decode(Kind::Message, &reply.into_inner().body)
-            .map_err(|source| AskError::Version { path: self.socket.clone(), source: Some(source) })
+            .map_err(|source| AskError::Version { at: self.at.clone(), source: Some(source) })
     }
 
-    async fn connect(&self) -> Result<UnixStream, AskError> {
-        let path = self.socket.clone();
-        match tokio::time::timeout(CONNECT, UnixStream::connect(&path)).await {
-            Err(_) => Err(AskError::Late { path, limit: CONNECT, sent: false }),
+    async fn open(&self) -> Result<AgentClient<Channel>, AskError> {
+        match &self.at {
+            Place::Socket(path) => self.handshake(self.connect(path).await?).await,
+            Place::Remote(remote) => {
+                let channel = remote.dialer.channel(&Identity::Agent(remote.agent.clone()), &remote.address);
+                let channel = channel.map_err(|source| AskError::Dial { at: self.at.clone(), source })?;
+                Ok(AgentClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES))
+            }
+        }
+    }
+
+    async fn connect(&self, path: &Path) -> Result<UnixStream, AskError> {
+        let at = self.at.clone();
+        match tokio::time::timeout(CONNECT, UnixStream::connect(path)).await {
+            Err(_) => Err(AskError::Late { at, limit: CONNECT, sent: false }),
             Ok(Ok(stream)) => Ok(stream),
             // A closed list is impossible here: `ErrorKind` is open.
             Ok(Err(source)) => Err(if source.kind() == io::ErrorKind::NotFound {
-                AskError::Missing { path }
+                AskError::Missing { at }
             } else if source.kind() == io::ErrorKind::PermissionDenied {
-                AskError::Permission { path }
+                AskError::Permission { at }
             } else if source.kind() == io::ErrorKind::ConnectionRefused {
-                AskError::NotRunning { path }
+                AskError::NotRunning { at }
             } else {
-                AskError::Connect { path, source }
+                AskError::Connect { at, source }
             }),
         }
     }
 
     async fn handshake(&self, stream: UnixStream) -> Result<AgentClient<Channel>, AskError> {
         let broken = |source: tonic::transport::Error| AskError::Broken {
-            path: self.socket.clone(),
+            at: self.at.clone(),
             source: Box::new(Status::from_error(Box::new(source))),
         };
         // The connector hands out this one stream; the authority is never resolved.
@@ -235,22 +309,25 @@ impl Client {
         let endpoint = Endpoint::from_static("http://agent.local");
         let channel = tokio::time::timeout(CONNECT, endpoint.connect_with_connector(connector))
             .await
-            .map_err(|_| AskError::Late { path: self.socket.clone(), limit: CONNECT, sent: false })?
+            .map_err(|_| AskError::Late { at: self.at.clone(), limit: CONNECT, sent: false })?
             .map_err(broken)?;
         Ok(AgentClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES))
     }
 
     fn status(&self, status: Status, limit: Duration) -> AskError {
-        let path = self.socket.clone();
+        let at = self.at.clone();
+        if crate::rpc::client::connect_failed(&status) {
+            return AskError::NotReached { at, source: Box::new(status) };
+        }
         match status.code() {
-            Code::DeadlineExceeded => AskError::Late { path, limit, sent: true },
-            Code::Unimplemented => AskError::Version { path, source: None },
+            Code::DeadlineExceeded => AskError::Late { at, limit, sent: true },
+            Code::Unimplemented => AskError::Version { at, source: None },
             Code::Cancelled
             | Code::Unavailable
             | Code::Unknown
             | Code::Aborted
             | Code::DataLoss
-            | Code::Internal => AskError::Broken { path, source: Box::new(status) },
+            | Code::Internal => AskError::Broken { at, source: Box::new(status) },
             Code::Ok
             | Code::PermissionDenied
             | Code::Unauthenticated
@@ -259,7 +336,7 @@ impl Client {
             | Code::AlreadyExists
             | Code::ResourceExhausted
             | Code::FailedPrecondition
-            | Code::OutOfRange => AskError::TurnedDown { path, source: Box::new(status) },
+            | Code::OutOfRange => AskError::TurnedDown { at, source: Box::new(status) },
         }
     }
 }
@@ -294,6 +371,7 @@ pub const fn changes(ask: &Ask) -> bool {
         | Ask::NodeVoters { .. }
         | Ask::NodeRemove { .. }
         | Ask::Withdraw { .. }
-        | Ask::Denied(_) => true,
+        | Ask::Denied(_)
+        | Ask::TokenTried(_) => true,
     }
 }

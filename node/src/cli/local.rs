@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use super::args::{AgentTemplateArgs, CaCommand, CaRevokeArgs, Common};
 use super::exit::{Exit, Failure};
-use super::init;
 use super::output::Output;
+use super::{init, issuing};
 use crate::ca::revoke::{self, List, Whose};
 use crate::ca::{self, CaError, Pair};
 use crate::tls::Identity;
@@ -23,6 +23,11 @@ pub fn agent_template(common: &Common, args: &AgentTemplateArgs) -> ExitCode {
 pub fn authority(common: &Common, command: &CaCommand) -> ExitCode {
     let output = Output::of_process(common.json);
     let made = match command {
+        CaCommand::Operator(args) => {
+            return end(output, issuing::operator(args).map_err(|error| refused(&error)));
+        }
+        CaCommand::Token(args) => return end(output, issuing::token(args)),
+        CaCommand::Serve(args) => return issuing::run(common, args),
         CaCommand::Crl(args) => return end(output, listed(revoke::renew(&args.dir, args.days))),
         CaCommand::Revoke(args) => {
             let list = &args.list;
@@ -53,16 +58,17 @@ pub fn authority(common: &Common, command: &CaCommand) -> ExitCode {
 }
 
 fn whose(args: &CaRevokeArgs) -> Result<Whose, Failure> {
-    let CaRevokeArgs { list: _, agent, guard, cert, number } = args;
-    match (agent, guard, cert, number) {
+    let CaRevokeArgs { list: _, agent, guard, operator, cert, number } = args;
+    match (agent, guard, operator, cert, number) {
         (Some(agent), ..) => Ok(Whose::Identity(Identity::Agent(agent.clone()))),
         (None, Some(instance), ..) => Ok(Whose::Identity(Identity::Guard(instance.clone()))),
-        (None, None, Some(file), _) => Ok(Whose::File(file.clone())),
-        (None, None, None, Some(number)) => Ok(Whose::Number(number.0.clone())),
-        (None, None, None, None) => Err(Failure::new(
+        (None, None, Some(name), ..) => Ok(Whose::Operator(name.clone())),
+        (None, None, None, Some(file), _) => Ok(Whose::File(file.clone())),
+        (None, None, None, None, Some(number)) => Ok(Whose::Number(number.0.clone())),
+        (None, None, None, None, None) => Err(Failure::new(
             Exit::Invalid,
             "whose?",
-            "add --agent NAME, --guard INSTANCE, --cert FILE or --number HEX",
+            "add --agent NAME, --guard INSTANCE, --operator NAME, --cert FILE or --number HEX",
         )),
     }
 }
@@ -94,7 +100,11 @@ fn shown(command: &CaCommand, pair: &Pair) -> (serde_json::Value, String) {
             )
         }
         // They make no pair, and have their own words.
-        CaCommand::Crl(_) | CaCommand::Revoke(_) => String::new(),
+        CaCommand::Crl(_)
+        | CaCommand::Revoke(_)
+        | CaCommand::Operator(_)
+        | CaCommand::Token(_)
+        | CaCommand::Serve(_) => String::new(),
     };
     let text = format!("certificate {}\nkey         {}\nnext: {next}\n", cert.display(), key.display());
     (serde_json::json!({ "cert": cert, "key": key }), text)
@@ -104,7 +114,10 @@ fn refused(error: &CaError) -> Failure {
     let exit = match error {
         CaError::Exists { .. } => Exit::Conflict,
         CaError::NoAuthority { .. } | CaError::NoList { .. } | CaError::NotIssued { .. } => Exit::NotFound,
-        CaError::Name(_) | CaError::Foreign { .. } | CaError::NoCertificate { .. } => Exit::Invalid,
+        CaError::Name(_)
+        | CaError::NotAPerson(_)
+        | CaError::Foreign { .. }
+        | CaError::NoCertificate { .. } => Exit::Invalid,
         CaError::BadAuthority { .. }
         | CaError::BadList { .. }
         | CaError::Issued { .. }

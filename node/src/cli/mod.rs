@@ -14,12 +14,15 @@ pub mod everything;
 pub mod exit;
 pub mod follow;
 pub mod init;
+pub mod issuing;
+pub mod join;
 pub mod local;
 pub mod operate;
 pub mod output;
 pub mod papers;
 pub mod proposals;
 pub mod recover;
+pub mod remote;
 pub mod render;
 pub mod version;
 

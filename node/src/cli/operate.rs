@@ -16,7 +16,7 @@ use super::client::{AskError, Client, changes};
 use super::exit::{Exit, Failure};
 use super::output::Output;
 use super::render::Detail;
-use super::{apply, audit, caller, everything, follow, proposals, render};
+use super::{apply, audit, everything, follow, proposals, remote, render};
 
 /// Runs one operator command to its end, on a runtime of its own.
 #[must_use]
@@ -29,8 +29,10 @@ pub fn main(common: &Common, operation: Operation) -> ExitCode {
             return Exit::Error.into();
         }
     };
-    let operator = Operator { client: Client::new(&common.socket, caller::operator()), output };
-    let ended = runtime.block_on(operator.run(operation));
+    let ended = runtime.block_on(async {
+        let client = remote::client(common)?;
+        Operator { client, output }.run(operation).await
+    });
     ended
         .unwrap_or_else(|failure| {
             output.failure(&failure);
@@ -122,7 +124,7 @@ impl Operator {
     /// An answer of another kind than was asked for.
     #[must_use]
     pub fn other_answer(&self, changes: bool) -> Failure {
-        AskError::OtherAnswer { path: self.client.socket().to_owned() }.failure(changes)
+        AskError::OtherAnswer { at: self.client.place().clone() }.failure(changes)
     }
 
     async fn show(&self, ask: Ask) -> Result<Exit, Failure> {

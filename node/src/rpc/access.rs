@@ -1,6 +1,8 @@
-//! Roles of this host's users: what each question needs, and who may ask it. Only callers on the Unix socket have roles; what
-//! another agent forwards was looked at where it was asked. It never changes anything, and knows no password.
+//! Roles: what each question needs, and who may ask it. A caller on the Unix socket has the role that this host's file gives; a
+//! person with a certificate the one that stands in it. What another agent forwards was looked at where it was asked. It never
+//! changes anything, and knows no password.
 
+use mesh_proto::OperatorName;
 use mesh_proto::access::Role;
 use mesh_proto::operator::{Ask, FailoverAsk, Refusal, RefusalCode};
 
@@ -46,6 +48,8 @@ pub const fn needed(ask: &Ask) -> (&'static str, Role) {
         Ask::Withdraw { .. } => ("withdraw", Role::Operate),
         // Agents say it to each other; the service takes it from nobody else, whatever their role.
         Ask::Denied(_) => ("denied", Role::Admin),
+        // The authority says it, and nobody else.
+        Ask::TokenTried(_) => ("ca serve", Role::Admin),
     }
 }
 
@@ -60,6 +64,31 @@ pub struct NoRole {
     pub has: Option<Role>,
     /// The answer.
     pub refusal: Refusal,
+}
+
+/// Whether a person with a certificate may ask this.
+///
+/// # Errors
+/// [`NoRole`], with a [`Refusal`] that says how to get another certificate.
+pub fn check_operator(name: &OperatorName, has: Role, ask: &Ask) -> Result<(), NoRole> {
+    let (verb, needed) = needed(ask);
+    if has >= needed {
+        return Ok(());
+    }
+    tracing::warn!(
+        operator = name.as_str(),
+        verb,
+        role = has.name(),
+        needed = needed.name(),
+        "refused a question"
+    );
+    let what =
+        format!("`mesh {verb}` needs the role {needed}, and the certificate of operator {name} says {has}");
+    let next = format!(
+        "ask somebody who has it; a certificate with another role: mesh ca operator {name} --role {needed} --dir DIR --out NEW"
+    );
+    let refusal = Refusal::new(RefusalCode::Denied, what, next);
+    Err(NoRole { verb, needed, has: Some(has), refusal })
 }
 
 /// Who has which role on this host.
@@ -227,6 +256,28 @@ mod tests {
             assert!(!may("bob", &forced) && may("eve", &forced));
         }
         assert!(!may("eve", &Ask::Form) && !may("nobody", &Ask::Status));
+    }
+
+    #[test]
+    fn a_certificate_gives_its_role_everywhere_and_no_more() {
+        let ada = OperatorName::new("ada").unwrap();
+        let may = |role, ask: &Ask| check_operator(&ada, role, ask).is_ok();
+        assert!(may(Role::View, &Ask::Status) && !may(Role::View, &Ask::Form));
+        assert!(
+            !may(Role::View, &failover(false, false, false))
+                && may(Role::Operate, &failover(false, false, false))
+        );
+        assert!(
+            !may(Role::Operate, &failover(true, false, false))
+                && may(Role::Force, &failover(true, false, false))
+        );
+        assert!(!may(Role::Force, &Ask::Form) && may(Role::Admin, &Ask::Form));
+        let refused = check_operator(&ada, Role::View, &Ask::Form).unwrap_err();
+        assert_eq!(
+            refused.refusal.what,
+            "`mesh form` needs the role admin, and the certificate of operator ada says view"
+        );
+        assert!(refused.refusal.next.contains("mesh ca operator ada --role admin"), "{:?}", refused.refusal);
     }
 
     #[test]

@@ -86,7 +86,8 @@ pub fn guard_of(caller: &Caller, instance: &InstanceName) -> Result<(), Status> 
 pub fn agent(caller: &Caller) -> Result<&AgentName, Status> {
     match caller {
         Caller::Peer(Identity::Agent(name)) => Ok(name),
-        Caller::Peer(Identity::Guard(_)) | Caller::Local(_) => Err(denied(caller, "speak as an agent")),
+        Caller::Peer(Identity::Guard(_) | Identity::Operator(..) | Identity::Authority)
+        | Caller::Local(_) => Err(denied(caller, "speak as an agent")),
     }
 }
 
@@ -113,7 +114,8 @@ pub fn member(caller: &Caller, is_member: impl FnOnce(&AgentName) -> bool) -> Re
     Err(denied(caller, "give orders here: it is no member of the mesh"))
 }
 
-/// Who asks, for the audit: a local user by name; another agent forwards in the name that it vouches for.
+/// Who asks, for the audit: a local user and a person with a certificate by name; another agent forwards in the name that it
+/// vouches for.
 ///
 /// # Errors
 /// `PERMISSION_DENIED` for guards, which ask nothing.
@@ -121,6 +123,8 @@ pub fn actor(caller: &Caller, claimed: &Actor) -> Result<Actor, Status> {
     match caller {
         Caller::Local(user) => Ok(user.actor()),
         Caller::Peer(Identity::Agent(_)) => Ok(claimed.clone()),
+        Caller::Peer(Identity::Operator(name, _)) => Ok(Actor::Operator(name.as_str().to_owned())),
+        Caller::Peer(Identity::Authority) => Ok(Actor::Operator("authority".to_owned())),
         Caller::Peer(Identity::Guard(_)) => Err(denied(caller, "ask as an operator")),
     }
 }

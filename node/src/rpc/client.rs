@@ -71,7 +71,8 @@ fn classify(status: &Status) -> CallError {
     }
 }
 
-fn connect_failed(status: &Status) -> bool {
+/// Whether a call did not leave, as nobody was reached.
+pub(crate) fn connect_failed(status: &Status) -> bool {
     let mut source = std::error::Error::source(status);
     while let Some(error) = source {
         if error.is::<tonic::ConnectError>() {

@@ -9,7 +9,7 @@ pub mod client;
 pub mod envelope;
 pub mod server;
 
-pub use access::{Access, NoRole};
+pub use access::{Access, NoRole, check_operator};
 pub use authorise::{Caller, LocalUser, actor, caller, guard_of, is_agent, member};
 pub use client::{AgentClient, CallError, GuardClient, VoterClient};
 pub use envelope::{open, open_local, seal};

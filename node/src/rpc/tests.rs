@@ -1,5 +1,6 @@
+use mesh_proto::access::Role;
 use mesh_proto::run::Actor;
-use mesh_proto::{AgentName, InstanceName, MeshId};
+use mesh_proto::{AgentName, InstanceName, MeshId, OperatorName};
 
 use super::authorise::{self, Caller, LocalUser};
 use super::envelope::{EnvelopeError, open, seal};
@@ -32,4 +33,13 @@ fn nobody_speaks_for_another() {
     assert!(authorise::member(&agent, |_| false).is_err());
     assert_eq!(authorise::actor(&user, &Actor::Mesh).unwrap(), Actor::Operator("root".to_owned()));
     assert!(authorise::actor(&guard, &Actor::Mesh).is_err());
+    // A person is who the certificate says, whatever they claim, and no agent, member or guard.
+    let ada = Caller::Peer(Identity::Operator(OperatorName::new("ada").unwrap(), Role::Admin));
+    for claimed in [Actor::Mesh, Actor::Operator("bob".to_owned())] {
+        assert_eq!(authorise::actor(&ada, &claimed).unwrap(), Actor::Operator("ada".to_owned()));
+    }
+    for person in [ada, Caller::Peer(Identity::Authority)] {
+        assert!(authorise::agent(&person).is_err() && authorise::guard_of(&person, &x).is_err());
+        assert!(authorise::member(&person, |_| true).is_err() && authorise::is_agent(&person, &a).is_err());
+    }
 }

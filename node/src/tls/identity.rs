@@ -1,11 +1,15 @@
-//! The name in a certificate: which agent or guard, of which mesh.
+//! The name in a certificate: which agent, guard or person, of which mesh. A person's certificate names their role too, so that
+//! every agent knows it without asking anybody.
 
-use mesh_proto::{AgentName, InstanceName, MeshId};
+use mesh_proto::access::Role;
+use mesh_proto::{AgentName, InstanceName, MeshId, OperatorName};
 use rustls::pki_types::{CertificateDer, ServerName};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 /// The part of a DNS name that makes clear that it is ours. It is never looked up.
 const SUFFIX: &str = "mesh";
+/// What the authority itself is called. No name of an agent, guard or person can be made into it: those have two labels.
+const AUTHORITY: &str = "authority";
 
 /// Whom a certificate stands for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,6 +18,10 @@ pub enum Identity {
     Agent(AgentName),
     /// The guard of an instance.
     Guard(InstanceName),
+    /// A person, who asks agents from elsewhere, and what they may ask.
+    Operator(OperatorName, Role),
+    /// Whoever holds the authority's key, for the time of serving it.
+    Authority,
 }
 
 impl std::fmt::Display for Identity {
@@ -21,6 +29,8 @@ impl std::fmt::Display for Identity {
         match self {
             Self::Agent(name) => write!(f, "agent {name}"),
             Self::Guard(instance) => write!(f, "guard of {instance}"),
+            Self::Operator(name, role) => write!(f, "operator {name} ({role})"),
+            Self::Authority => f.write_str("the authority"),
         }
     }
 }
@@ -33,7 +43,7 @@ pub enum IdentityError {
     Unreadable(#[source] x509_parser::nom::Err<x509_parser::error::X509Error>),
     /// It names no agent or guard, or several.
     #[error(
-        "the certificate names {found} mesh identities, expected exactly one (agent.NAME.mesh or guard.INSTANCE.mesh); issue it with `mesh ca issue`"
+        "the certificate names {found} mesh identities, expected exactly one (such as agent.NAME.mesh); issue it with `mesh ca issue` or `mesh ca operator`"
     )]
     NotOne {
         /// How many were found.
@@ -54,6 +64,8 @@ impl Identity {
         match self {
             Self::Agent(name) => format!("agent.{name}.{SUFFIX}"),
             Self::Guard(instance) => format!("guard.{instance}.{SUFFIX}"),
+            Self::Operator(name, role) => format!("operator-{role}.{name}.{SUFFIX}"),
+            Self::Authority => format!("{AUTHORITY}.{SUFFIX}"),
         }
     }
 
@@ -65,12 +77,21 @@ impl Identity {
         ServerName::try_from(self.dns_name()).map_err(|_| IdentityError::NotADnsLabel(self.clone()))
     }
 
-    fn from_dns_name(name: &str) -> Option<Self> {
-        let (kind, label) = name.strip_suffix(SUFFIX)?.strip_suffix('.')?.split_once('.')?;
-        match kind {
-            "agent" => AgentName::new(label).ok().map(Self::Agent),
-            "guard" => InstanceName::new(label).ok().map(Self::Guard),
-            _ => None,
+    /// The identity of that DNS name.
+    #[must_use]
+    pub fn from_dns_name(name: &str) -> Option<Self> {
+        let name = name.strip_suffix(SUFFIX)?.strip_suffix('.')?;
+        if name == AUTHORITY {
+            return Some(Self::Authority);
+        }
+        let (kind, label) = name.split_once('.')?;
+        match kind.split_once('-') {
+            None if kind == "agent" => AgentName::new(label).ok().map(Self::Agent),
+            None if kind == "guard" => InstanceName::new(label).ok().map(Self::Guard),
+            Some(("operator", role)) => {
+                Some(Self::Operator(OperatorName::new(label).ok()?, role.parse().ok()?))
+            }
+            Some(_) | None => None,
         }
     }
 
@@ -110,7 +131,22 @@ mod tests {
         assert_eq!(Identity::from_dns_name(&agent.dns_name()), Some(agent));
         let guard = Identity::Guard(InstanceName::new("pg-east").unwrap());
         assert_eq!(Identity::from_dns_name("guard.pg-east.mesh"), Some(guard));
-        for other in ["agent.east-1", "agent..mesh", "mesh", "agent.a.b.mesh", "x.a.mesh", "agent.A.mesh"] {
+        let ada = Identity::Operator(OperatorName::new("ada").unwrap(), Role::Force);
+        assert_eq!(Identity::from_dns_name("operator-force.ada.mesh"), Some(ada));
+        assert_eq!(Identity::from_dns_name(&Identity::Authority.dns_name()), Some(Identity::Authority));
+        for other in [
+            "agent.east-1",
+            "agent..mesh",
+            "mesh",
+            "agent.a.b.mesh",
+            "x.a.mesh",
+            "agent.A.mesh",
+            "operator.ada.mesh",
+            "operator-root.ada.mesh",
+            "operator-.ada.mesh",
+            "agent-force.ada.mesh",
+            "agent.authority.mesh.mesh",
+        ] {
             assert_eq!(Identity::from_dns_name(other), None, "{other}");
         }
         let bad = Identity::Agent(AgentName::new("east-").unwrap());

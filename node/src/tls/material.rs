@@ -187,6 +187,20 @@ impl Material {
         Self::of(&Texts::read(files)?, files, mesh, identity)
     }
 
+    /// Checks texts that are in no file yet, as if they were in these: what is about to be written, or never will be.
+    ///
+    /// # Errors
+    /// [`MaterialError`], which names the files.
+    pub fn check(
+        (ca, cert, key): (&str, &str, &str),
+        files: Files<'_>,
+        mesh: &MeshId,
+        identity: &Identity,
+    ) -> Result<Self, MaterialError> {
+        let texts = Texts { ca: ca.into(), cert: cert.into(), key: key.into(), crl: None };
+        Self::of(&texts, files, mesh, identity)
+    }
+
     /// Checks texts that were read from these files.
     pub(super) fn of(
         texts: &Texts,

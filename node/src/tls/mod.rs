@@ -8,6 +8,7 @@
 pub mod accept;
 pub mod connect;
 pub mod ends;
+pub mod first;
 pub mod identity;
 pub mod local;
 pub mod material;

@@ -37,6 +37,8 @@ pub mod port {
     pub const GUARD: u16 = 25702;
     /// The RPC listener of the guard of Redis beside PostgreSQL.
     pub const CACHE_GUARD: u16 = 25703;
+    /// The authority, while it is served.
+    pub const AUTHORITY: u16 = 25704;
     /// Held for as long as a block of loopback addresses is in use.
     pub const CLAIM: u16 = 25999;
 }

@@ -53,6 +53,8 @@ pub struct Node {
     pub guard: Option<Process>,
     /// The guard of Redis beside PostgreSQL, while it runs.
     pub cache_guard: Option<Process>,
+    /// Which edition its agent says that it has, where that is an older one than its build's.
+    pub says_edition: Option<u32>,
 }
 
 /// The binary under test: `MESH_BIN`, else the one of this build, which cargo is asked to bring up to date first.
@@ -147,27 +149,43 @@ pub async fn configure(
     Ok(())
 }
 
-/// Issues the certificate and writes the configuration of an agent without a database, which joins a mesh that runs.
+/// Writes the configuration of an agent without a database, which joins a mesh that runs; it has no certificate yet.
 ///
 /// # Errors
-/// When the product's commands refuse.
-pub async fn configure_newcomer(
+/// When a file cannot be written.
+pub fn describe_newcomer(
     ground: &Ground,
-    mesh: &Path,
     (newcomer, nodes): (&Node, &[Node]),
     secrets: &Secrets,
 ) -> Result<()> {
-    let dir = ground.dir().join("ca").display().to_string();
     let memory = ground.memory()?;
     let password = ground.file("newcomer.pgpass", &format!("*:*:*:{PROBE}:{}\n", secrets.probe))?;
     let home = ground.folder(&newcomer.name)?;
-    let (address, out) = (newcomer.host.ip().to_string(), home.join("tls").display().to_string());
-    let issue =
-        ["ca", "issue", "--dir", &dir, "--agent", &newcomer.name, "--address", &address, "--out", &out];
-    must(newcomer.host.command(mesh, issue), SOON).await?;
+    ground.folder(&format!("{}/tls", newcomer.name))?;
     let text = config((&home, &memory), nodes, newcomer, None, &password);
     let text = text.replace("[agent]\n", &format!("[agent]\nid = {}\n", newcomer.id));
-    let file = ground.file(&format!("{}/mesh.toml", newcomer.name), &text)?.display().to_string();
+    ground.file(&format!("{}/mesh.toml", newcomer.name), &text).map(|_| ())
+}
+
+/// Issues its certificate where the authority is, and puts it there, as an operator would copy it.
+///
+/// # Errors
+/// When the product's command refuses.
+pub async fn issue_to_newcomer(ground: &Ground, mesh: &Path, newcomer: &Node) -> Result<()> {
+    let dir = ground.dir().join("ca").display().to_string();
+    let out = ground.dir().join(&newcomer.name).join("tls").display().to_string();
+    let address = newcomer.host.ip().to_string();
+    let issue =
+        ["ca", "issue", "--dir", &dir, "--agent", &newcomer.name, "--address", &address, "--out", &out];
+    must(newcomer.host.command(mesh, issue), SOON).await.map(|_| ())
+}
+
+/// Creates the store of an agent that has its certificate.
+///
+/// # Errors
+/// When the product's command refuses.
+pub async fn init_newcomer(mesh: &Path, newcomer: &Node) -> Result<()> {
+    let file = newcomer.config.display().to_string();
     must(newcomer.host.command(mesh, ["agent", "init", "--config", &file]), SOON).await.map(|_| ())
 }
 
@@ -258,6 +276,7 @@ impl Node {
             agent: None,
             guard: None,
             cache_guard: None,
+            says_edition: None,
         }
     }
 
@@ -273,7 +292,10 @@ impl Node {
     pub fn start_agent(&mut self, ground: &Ground, mesh: &Path) -> Result<()> {
         let config = self.config.display().to_string();
         let name = format!("agent-{}", self.name);
-        let command = self.host.command(mesh, ["agent", "--config", &config]);
+        let mut command = self.host.command(mesh, ["agent", "--config", &config]);
+        if let Some(edition) = self.says_edition {
+            command.env("MESH_SAYS_EDITION", edition.to_string());
+        }
         self.agent = Some(Process::start(&name, command, &ground.log(&name))?);
         Ok(())
     }

@@ -158,6 +158,7 @@ impl World {
                 | Command::MemberAdded { .. }
                 | Command::MemberRemoved { .. }
                 | Command::AccessDenied { .. }
+                | Command::TokenTried { .. }
                 | Command::RunProposed { .. }
                 | Command::RunApproved { .. }
                 | Command::ProposalEnded { .. }

@@ -245,6 +245,7 @@ pub(super) fn words(command: &Command) -> String {
         | Command::MemberAdded { .. }
         | Command::MemberRemoved { .. }
         | Command::AccessDenied { .. }
+        | Command::TokenTried { .. }
         | Command::RunProposed { .. }
         | Command::RunApproved { .. }
         | Command::ProposalEnded { .. }

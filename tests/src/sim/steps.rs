@@ -80,6 +80,7 @@ impl World {
             | Command::MemberAdded { .. }
             | Command::MemberRemoved { .. }
             | Command::AccessDenied { .. }
+            | Command::TokenTried { .. }
             | Command::RunProposed { .. }
             | Command::RunApproved { .. }
             | Command::ProposalEnded { .. }
@@ -135,6 +136,7 @@ impl World {
             | Command::MemberAdded { .. }
             | Command::MemberRemoved { .. }
             | Command::AccessDenied { .. }
+            | Command::TokenTried { .. }
             | Command::RunProposed { .. }
             | Command::RunApproved { .. }
             | Command::ProposalEnded { .. }

@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use mesh_consensus::Member;
+use mesh_consensus::{Build, Member};
 use mesh_proto::AgentName;
 use mesh_proto::command::{Command, MemberRecord};
+use mesh_proto::join::{TokenRefusal, TokenTried};
 use mesh_proto::operator::{Answer, Refusal, RefusalCode};
 use mesh_proto::run::Actor;
 
@@ -15,6 +16,9 @@ use super::{Asked, Reply};
 const IDENTIFY_DEADLINE: Duration = Duration::from_secs(2);
 /// How long a change of membership may take, catching up included.
 const CHANGE_DEADLINE: Duration = Duration::from_secs(12);
+
+/// Longest word in what the audit keeps of a token: a name with what it is of, an address, the number of a certificate.
+const NAMED_MAX: usize = 80;
 
 impl Asked {
     pub(super) async fn add_node(&self, actor: Actor, member: MemberRecord) -> Reply {
@@ -46,6 +50,7 @@ impl Asked {
                     "run `mesh agent init` and `mesh agent` there first, with the same mesh id and this number",
                 )
             })?;
+        self.admissible(&member, found.build)?;
         let raft = Member {
             address: member.address.clone(),
             name: member.agent.as_str().to_owned(),
@@ -72,6 +77,50 @@ impl Asked {
         Ok(Answer::Done(format!(
             "{agent} votes in the log now, not on leases yet: name all that shall with `mesh node voters`"
         )))
+    }
+
+    /// Whether the build of a new agent can take part: it applies the log from its beginning, or from a snapshot of it, and one that
+    /// met a command it does not know would have to stop.
+    fn admissible(&self, member: &MemberRecord, build: Build) -> Result<(), Refusal> {
+        let next = "install the release of this mesh there (`mesh --version` on both), restart its agent, and repeat this";
+        let refused = |what: String| {
+            let what = format!("the agent at {} {what}; nothing was changed", member.address);
+            Err(Refusal::new(RefusalCode::NotSupported, what, next))
+        };
+        let ours = u32::from(crate::cli::version::build().protocol);
+        // Builds that did not say it spoke the first.
+        if build.messages.max(1) != ours {
+            return refused(format!("speaks protocol {}, and this mesh {ours}", build.messages.max(1)));
+        }
+        let needed = self.driver.consensus.read(|machine| machine.state().edition);
+        if build.edition < needed {
+            return refused(format!(
+                "runs an older mesh: it knows the commands of edition {}, those of edition {needed} stand in the log, and it \
+                 would stop at them",
+                build.edition
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whoever serves the authority tells what came of a token.
+    pub(super) async fn token_tried(&self, actor: Actor, tried: TokenTried) -> Reply {
+        let other = match &tried.refused {
+            Some(TokenRefusal::OtherName { of, asked }) => of.len().max(asked.len()),
+            Some(TokenRefusal::NotRecorded { why }) => why.len(),
+            Some(_) | None => 0,
+        };
+        let number = tried.number.as_ref().map_or(0, String::len);
+        if [tried.identity.len(), tried.from.len(), number, other]
+            .into_iter()
+            .any(|length| length > NAMED_MAX)
+        {
+            let what = "nobody joins under a name of that length";
+            return Err(Refusal::new(RefusalCode::Invalid, what, "nothing was changed"));
+        }
+        let line = tried.to_string();
+        self.commit(actor, vec![Command::TokenTried { tried }]).await?;
+        Ok(Answer::Done(line))
     }
 
     /// Begins a change of the voters on leases, or gives one up; its end is the leader's own work.

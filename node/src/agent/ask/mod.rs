@@ -80,7 +80,8 @@ impl Asked {
             | Ask::NodeRemove { .. }
             | Ask::Approve { .. }
             | Ask::Withdraw { .. }
-            | Ask::Denied(_) => self.by_leader(actor, ask).await,
+            | Ask::Denied(_)
+            | Ask::TokenTried(_) => self.by_leader(actor, ask).await,
         }
     }
 
@@ -177,6 +178,7 @@ impl Asked {
             Ask::Approve { proposal, dry_run } => self.approve(actor, proposal, dry_run).await,
             Ask::Withdraw { proposal, reason } => self.withdraw(actor, proposal, reason).await,
             Ask::Denied(denial) => self.write_down(actor, denial).await,
+            Ask::TokenTried(tried) => self.token_tried(actor, tried).await,
             Ask::Form
             | Ask::Status
             | Ask::Why { .. }

@@ -27,9 +27,10 @@ impl Asked {
             let members = machine.state().members.values();
             members
                 .map(|member| {
-                    let heard = self
-                        .driver
-                        .with_heard(|c| c.heard.report(&member.agent).map(|report| report.age(now)));
+                    let (heard, edition) = self.driver.with_heard(|c| {
+                        let report = c.heard.report(&member.agent);
+                        (report.map(|report| report.age(now)), report.map(|report| report.said.edition))
+                    });
                     let reachable = heard.map_or(standing.leader.map(|_| false), |age| Some(age.0 < 3_000));
                     NodeView {
                         member: member.clone(),
@@ -37,6 +38,7 @@ impl Asked {
                         leader: standing.leader == Some(member.id.0),
                         reachable,
                         report_age: heard,
+                        edition,
                     }
                 })
                 .collect()
@@ -58,6 +60,7 @@ impl Asked {
                 mesh: state.mesh.clone(),
                 leader: leader.map(|member| member.agent.clone()),
                 term: standing.term,
+                edition: state.edition,
                 applied: standing.applied.map_or(0, |at| at.index),
                 electorate: state.electorate.clone(),
                 nodes,

@@ -123,6 +123,7 @@ fn node(id: u64, agent: &str, site: &str, leader: bool) -> NodeView {
         leader,
         reachable: Some(true),
         report_age: Some(Millis(120)),
+        edition: None,
     }
 }
 
@@ -141,6 +142,7 @@ fn healthy() -> StatusView {
         mesh: Some("shop".parse().unwrap()),
         leader: Some("east-1".parse().unwrap()),
         term: 4,
+        edition: 0,
         applied: 812,
         electorate: Electorate::of(1, [NodeId(1), NodeId(2), NodeId(3)]),
         nodes: vec![

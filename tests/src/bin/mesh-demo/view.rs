@@ -153,6 +153,7 @@ impl<'a> View<'a> {
             | Command::MemberAdded { .. }
             | Command::MemberRemoved { .. }
             | Command::AccessDenied { .. }
+            | Command::TokenTried { .. }
             | Command::RunProposed { .. }
             | Command::RunApproved { .. }
             | Command::ProposalEnded { .. }
@@ -212,6 +213,7 @@ const fn role(command: &Command) -> Option<&'static str> {
         | Command::MemberAdded { .. }
         | Command::MemberRemoved { .. }
         | Command::AccessDenied { .. }
+        | Command::TokenTried { .. }
         | Command::RunProposed { .. }
         | Command::RunApproved { .. }
         | Command::ProposalEnded { .. }
