@@ -121,8 +121,18 @@ async fn a_crashed_primary_that_does_not_come_up_is_replaced_and_the_loss_is_sai
     assert!(lacking(&run).is_some_and(|commits| commits > 50), "{run:?}");
     assert_eq!(run.promotion.as_ref().unwrap().instance.as_str(), "pg-dr");
     assert_eq!(run.takeovers, 2, "the restart was one try: {run:?}");
-    std::fs::write(&conf, sound).unwrap();
-    cluster.until_healthy("pg-dr", LIMIT).await.unwrap();
+    // A rejoin that was under way puts the file back as it had found it: it is corrected until that is over.
+    let healthy = cluster.until_healthy("pg-dr", LIMIT);
+    tokio::pin!(healthy);
+    let healthy = loop {
+        if std::fs::read_to_string(&conf).is_ok_and(|text| text.contains("no_such_parameter")) {
+            std::fs::write(&conf, &sound).unwrap();
+        }
+        if let Ok(result) = tokio::time::timeout(Duration::from_secs(1), &mut healthy).await {
+            break result;
+        }
+    };
+    cluster.explained(healthy).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
