@@ -112,6 +112,7 @@ impl VoterLog for Log {
                 timing: state.timing.clone(),
                 quorum: None,
                 pause: None,
+                hold: None,
             }),
             electorate: Electorate::of(1, [NodeId(1), NodeId(2), NodeId(3)]),
             raft_term: 1,
@@ -226,8 +227,14 @@ impl World {
         let mut state = self.log.state.lock().unwrap();
         state.applied += 1;
         let term = LeaseTerm { epoch: Epoch(epoch), lease_no: LeaseNo(lease_no) };
-        let record =
-            LeaseRecord { term, guard: status.guard, data: status.data.unwrap(), index: state.applied };
+        let record = LeaseRecord {
+            term,
+            guard: status.guard,
+            data: status.data.unwrap(),
+            index: state.applied,
+            holders: std::collections::BTreeSet::new(),
+            waits: None,
+        };
         state.epoch = epoch;
         state.system_id = status.system_id;
         state.primary = Some(instance.name.clone());

@@ -315,6 +315,12 @@ impl World {
                     self.not_delivered(to, from, life, order);
                 }
             }
+            Message::Hold { from, life, round, to, request } => {
+                self.asked_to_hold(to, (from, life, round), &request);
+            }
+            Message::HoldReply { instance, life, round, giver, answer } => {
+                self.heard_promise(instance, life, round, &giver, answer);
+            }
             Message::Renew { .. }
             | Message::Report { .. }
             | Message::Pledge { .. }
@@ -359,7 +365,10 @@ impl World {
                     self.agents[host].coordinator.executed(now, &group, order.step, outcome);
                 }
             }
-            Message::RenewReply { .. } | Message::Order { .. } => {}
+            Message::RenewReply { .. }
+            | Message::Order { .. }
+            | Message::Hold { .. }
+            | Message::HoldReply { .. } => {}
         }
     }
 
