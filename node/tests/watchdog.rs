@@ -66,8 +66,8 @@ fn a_holder_that_is_gone_leaves_it_armed() {
     }
 }
 
-/// A running primary that holds its lease, whose guard has the device.
-async fn covered(world: &World, pretence: &Pretence) -> Instance {
+/// A running primary whose guard is to use the device, and observes so far.
+async fn beside(world: &World, pretence: &Pretence) -> Instance {
     let a = world.instance("pg-a", None);
     let config = a.home.join("mesh.toml");
     let text = std::fs::read_to_string(&config).unwrap();
@@ -75,6 +75,12 @@ async fn covered(world: &World, pretence: &Pretence) -> Instance {
     a.start_by_hand();
     a.start_guard();
     world.until(&a, "first sight of a running primary", |s| s.process == ProcessState::Primary).await;
+    a
+}
+
+/// A running primary that holds its lease, whose guard has the device.
+async fn covered(world: &World, pretence: &Pretence) -> Instance {
+    let a = beside(world, pretence).await;
     assert!(pretence.state.lock().unwrap().armed.is_none(), "a guard that only observes arms nothing");
     world.grant(&a, 1, 1);
     let open = |s: &mesh_proto::evidence::GuardStatus| {
@@ -126,13 +132,7 @@ async fn a_host_whose_guard_and_leash_are_stopped_is_reset_before_its_lease_and_
 async fn a_device_that_is_too_slow_is_not_used_and_said_so() {
     let world = World::new().await;
     let pretence = Pretence::new(10);
-    let a = world.instance("pg-a", None);
-    let config = a.home.join("mesh.toml");
-    let text = std::fs::read_to_string(&config).unwrap();
-    std::fs::write(&config, text + &format!("watchdog = {:?}\n", pretence.path)).unwrap();
-    a.start_by_hand();
-    a.start_guard();
-    world.until(&a, "first sight of a running primary", |s| s.process == ProcessState::Primary).await;
+    let a = beside(&world, &pretence).await;
     world.grant(&a, 1, 1);
     let said = |s: &mesh_proto::evidence::GuardStatus| {
         s.downgraded[0].contains("longer than what is left after a lease")

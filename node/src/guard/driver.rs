@@ -234,7 +234,10 @@ impl Loop {
     fn run(mut self, inbox: &Receiver<Input>) -> Result<(), GuardError> {
         loop {
             let now = self.clock.now();
-            for mut action in self.guard.poll(now) {
+            let actions = self.guard.poll(now);
+            // Before anything is begun: a driver that hangs in the middle has then said how long the host may go on.
+            self.watchdog.tend(now, &self.guard);
+            for mut action in actions {
                 action.sign(|bytes| self.dir.sign(bytes));
                 self.act(now, action);
             }
@@ -246,7 +249,6 @@ impl Loop {
             self.server.set_pace(self.guard.opened().is_some(), self.guard.timing().probe);
             self.server.set_quiet(self.guard.is_quiet());
             self.leash.watch();
-            self.watchdog.tend(now, &self.guard);
             if self.guard.is_down() {
                 self.leash.tell(Duty::Idle);
                 self.watchdog.down();
