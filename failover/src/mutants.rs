@@ -32,6 +32,12 @@ pub enum Mutant {
     ErrandsUnordered,
     /// End a change of voters as soon as the leader sees that it began.
     VotersAtOnce,
+    /// A guard promises, and does not remember that it did.
+    HoldPromiseNotNoted,
+    /// A restarted guard takes itself for one that promised nothing.
+    HoldRestartForgetsPromises,
+    /// A guard holds by the promise of one other, whatever the rest say.
+    HoldOnePromiseIsAll,
 }
 
 /// The rules that are switched off.

@@ -1,9 +1,11 @@
 //! Timing profiles, and the relations between timing values without which a promise would break. A spec that breaks
 //! one is refused with the reason and the value that would do.
 
+mod hold;
 mod records;
 mod targets;
 
+pub use hold::cases as hold_cases;
 use mesh_proto::Millis;
 use mesh_proto::command::MemberRecord;
 use mesh_proto::spec::{
@@ -108,6 +110,7 @@ pub fn check(spec: &GroupSpec, members: &[MemberRecord]) -> Vec<Finding> {
     findings.extend(check_engine(spec));
     findings.extend(check_crash(spec));
     findings.extend(crate::quorum::check(spec));
+    findings.extend(hold::check(spec));
     for observer in &spec.observers {
         if !members.iter().any(|m| m.agent == *observer) {
             findings.push(unknown_agent("observers", observer.as_str(), members));

@@ -83,6 +83,7 @@ fn status(name: &str, state: &MeshState) -> GuardStatus {
         downgraded: Vec::new(),
         engine: mesh_proto::spec::Engine::Postgres,
         rival: None,
+        hold: None,
     }
 }
 

@@ -50,6 +50,7 @@ fn founded() -> MeshState {
         site_preference: Vec::new(),
         database: "postgres".to_owned(),
         two_person: Vec::new(),
+        majority_lost: mesh_proto::spec::MajorityLost::Fence,
         instances: vec![instance("old", 5432), instance("new", 5433)],
         routes: Vec::new(),
         services: Vec::new(),
@@ -112,6 +113,7 @@ fn status(name: &str, seq: u64, process: ProcessState, have: Option<u64>) -> Gua
         downgraded: Vec::new(),
         engine: mesh_proto::spec::Engine::Postgres,
         rival: None,
+        hold: None,
     }
 }
 

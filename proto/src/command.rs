@@ -343,6 +343,18 @@ pub enum Command {
         /// Why.
         how: ProposalEnd,
     },
+    /// The primary serves under the lease in force, so every older one is over; and every other guard of the group knows that
+    /// it may be asked to promise: from here on the primary's may go on with these promises without a majority of voters.
+    HoldersKnown {
+        /// The group.
+        group: GroupName,
+        /// The lease: a compare-and-set. Its holders are noted once.
+        term: LeaseTerm,
+        /// The life of the guard that serves.
+        guard: GuardIncarnation,
+        /// Whose promises are needed; empty where the group does not hold.
+        holders: BTreeSet<InstanceName>,
+    },
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde asks with a reference

@@ -5,10 +5,10 @@
 //! whoever proposes is held back in one place.
 
 use crate::command::Command;
-use crate::spec::GroupSpec;
+use crate::spec::{GroupSpec, MajorityLost};
 
 /// The newest edition that this build can apply. Builds that do not say theirs have edition 0.
-pub const EDITION: u32 = 4;
+pub const EDITION: u32 = 5;
 /// The edition since which the audit keeps what came of tokens: where it does, a new host knows at least this one.
 pub const TOKENS: u32 = 4;
 
@@ -48,6 +48,7 @@ impl Command {
             Self::RunProposed { .. } | Self::RunApproved { .. } | Self::ProposalEnded { .. } => 2,
             Self::DegradeBegun { .. } | Self::DegradeEnded { .. } => 3,
             Self::TokenTried { .. } => TOKENS,
+            Self::HoldersKnown { .. } => 5,
         }
     }
 }
@@ -55,7 +56,9 @@ impl Command {
 /// The first edition whose builds know every key that a spec has. One that says what older builds do anyway is not written
 /// down, and asks for nothing.
 const fn of_spec(spec: &GroupSpec) -> u32 {
-    if !spec.degrade.is_by_hand() {
+    if matches!(spec.majority_lost, MajorityLost::Hold) {
+        5
+    } else if !spec.degrade.is_by_hand() {
         3
     } else if !spec.two_person.is_empty() {
         2

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 pub use crate::disk::{DiskHolds, DiskRoom, DiskStanding, DiskSync};
+use crate::hold::HoldStanding;
 use crate::lease::{LeaseTerm, Receipt};
 use crate::quorum::QuorumStanding;
 use crate::{
@@ -74,6 +75,9 @@ pub struct GuardStatus {
     /// Somebody else decides here who is primary, and what to do about it: mesh does not act by itself beside it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rival: Option<String>,
+    /// Promises of guards to each other; `None` from a build that knows none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<HoldStanding>,
 }
 
 /// A lease as its guard holds it.

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::evidence::GuardStatus;
+use crate::hold::{HoldView, Unended};
 use crate::{
     AgentName, DataIncarnation, Epoch, GroupName, GuardIncarnation, InstanceName, LeaseNo, Lsn, Millis,
     NodeId, RunId,
@@ -52,6 +53,13 @@ pub struct LeaseRecord {
     pub data: DataIncarnation,
     /// Log index of the entry that granted it: what a voter must have applied before it can grant.
     pub index: u64,
+    /// Whose promises, all of them together, let its guard go on without a majority (`majority_lost = "hold"`). Noted once
+    /// the primary serves under it, and never changed for this number; empty: a majority of voters alone counts.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub holders: BTreeSet<InstanceName>,
+    /// The older lease that promises may still hold: its guard does not open the server before that is over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<Unended>,
 }
 
 /// A guard asks one voter to grant, or only tells it how the instance is (`lease` is `None` then).
@@ -131,6 +139,9 @@ pub struct GroupView {
     pub timing: crate::spec::Timing,
     /// The pause in force, if any.
     pub pause: Option<PauseView>,
+    /// What it needs to promise, and to ask for promises; `None` where the group neither holds nor held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hold: Option<HoldView>,
 }
 
 /// A committed pause, as a guard must know it.

@@ -15,6 +15,7 @@ mod disk;
 pub mod edition;
 pub mod effect;
 pub mod evidence;
+pub mod hold;
 pub mod ids;
 pub mod join;
 pub mod lease;

@@ -358,6 +358,9 @@ pub struct GroupStatus {
     pub automatic: bool,
     /// Why nothing would be done automatically right now.
     pub blocked: Option<String>,
+    /// What the primary does without a majority of voters.
+    #[serde(default, skip_serializing_if = "crate::spec::MajorityLost::is_fence")]
+    pub majority_lost: crate::spec::MajorityLost,
     /// In a zero-loss group: what commits wait for, or why nothing is promised yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quorum: Option<QuorumView>,

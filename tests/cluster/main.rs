@@ -14,6 +14,7 @@ mod doctor;
 mod failover;
 mod fencer;
 mod ground;
+mod hold;
 mod join;
 mod leave;
 mod live;

@@ -6,7 +6,7 @@ use mesh_tests::sim::{Options, run};
 
 /// The rule, and where to look: the seeds `from .. from + SEEDS`. Searched from seed 0, the first that shows it is the
 /// last of them or just before; a search from 0 would take minutes for the rare ones.
-const TABLE: [(&str, u64); 23] = [
+const TABLE: [(&str, u64); 26] = [
     ("promote-without-waiting", 10),
     ("minority-pledges", 38),
     ("no-fence-budget", 14),
@@ -30,6 +30,9 @@ const TABLE: [(&str, u64); 23] = [
     ("quorum-freeze-not-final", 3),
     ("scan-sees-nothing", 52),
     ("strangers-no-signal", 52),
+    ("hold-promise-not-noted", 0),
+    ("hold-restart-forgets-promises", 0),
+    ("hold-one-promise-is-all", 18),
 ];
 
 /// Within how many seeds.
@@ -44,6 +47,7 @@ fn caught(name: &str) {
         restarts: name.starts_with("scan-"),
         strangers: name.starts_with("strangers-"),
         elects: name.starts_with("voters-"),
+        hold: name.starts_with("hold-"),
         ..Options::default()
     };
     let broken = Options { mutation: Some(mutation), ..options };
@@ -176,4 +180,17 @@ fn a_primary_that_anybody_can_start_again_is_caught() {
 #[test]
 fn voters_that_count_before_the_old_leases_are_over_are_caught() {
     caught("voters-at-once");
+}
+
+#[test]
+fn a_promise_that_its_giver_forgets_is_caught() {
+    caught("hold-promise-not-noted");
+}
+#[test]
+fn a_promise_that_a_restart_forgets_is_caught() {
+    caught("hold-restart-forgets-promises");
+}
+#[test]
+fn a_guard_that_holds_by_one_promise_of_many_is_caught() {
+    caught("hold-one-promise-is-all");
 }

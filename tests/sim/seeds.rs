@@ -15,6 +15,7 @@ fn chunk_of(nth: u64, options: Options) -> Summary {
                 sum.acknowledged += one.acknowledged;
                 sum.aborted += one.aborted;
                 sum.elected += one.elected;
+                sum.alone += one.alone;
             }
             Err(failure) => panic!("{failure}"),
         }
@@ -200,6 +201,24 @@ fn hosts_that_are_turned_off_keep_every_promise_in_seeds_0() {
 #[test]
 fn hosts_that_are_turned_off_keep_every_promise_in_seeds_1() {
     chunk_fencers(1);
+}
+
+/// The same in a group whose primary goes on without a majority of voters while every other guard promises.
+fn chunk_hold(nth: u64) {
+    let options = Options { hold: true, ..Options::default() };
+    let sum = chunk_of(nth, options);
+    assert!(sum.promotions >= CHUNK / 2, "only {} promotions in {CHUNK} seeds", sum.promotions);
+    assert!(sum.alone >= CHUNK / 5, "only {} primaries served by promises", sum.alone);
+}
+
+#[test]
+fn groups_that_hold_keep_every_promise_in_seeds_0() {
+    chunk_hold(0);
+}
+
+#[test]
+fn groups_that_hold_keep_every_promise_in_seeds_1() {
+    chunk_hold(1);
 }
 
 #[test]

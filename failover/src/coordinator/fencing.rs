@@ -173,8 +173,17 @@ impl Driver {
                 })
             })
             .collect();
+        let ended = self.ended(context, group, run);
+        let mut barred = Vec::new();
         let asked: Vec<_> = standing
             .iter()
+            .filter(|c| match group.barred(&c.instance, &c.guard, ended.as_ref()) {
+                Some(why) => {
+                    barred.push((c.instance.clone(), why));
+                    false
+                }
+                None => true,
+            })
             .filter(|c| {
                 run.plan
                     .site
@@ -191,7 +200,10 @@ impl Driver {
                 best(group, &asked, timeline, reference.map(|p| p.have), run.plan.accept_lag);
             (chosen.map(|chosen| (chosen, None)), rejected)
         };
-        let Some((chosen, durability)) = chosen else { return self.nobody(context, group, run, &rejected) };
+        let Some((chosen, durability)) = chosen else {
+            let rejected: Vec<_> = rejected.into_iter().chain(barred).collect();
+            return self.nobody(context, group, run, &rejected);
+        };
         let nothing_missing = durability.is_some();
         let proof = if context.mutants.has(Mutant::PromoteWithoutWaiting) {
             Some(forged(state, run))

@@ -17,6 +17,7 @@ mod durability;
 mod electorate;
 mod errands;
 mod fencing;
+mod holders;
 mod idle;
 mod phases;
 mod quorum;

@@ -393,15 +393,21 @@ impl Driver {
         ) && !has_forgotten(context, group)
     }
 
-    /// What proves that the lease being ended is over, if anything does.
-    pub(super) fn proof(&self, context: &Context<'_>, group: &Group, run: &Run) -> Option<Proof> {
-        let lease = group.leases.get(&run.ending_instance)?;
+    /// What proves that the lease being ended was ended, by its guard or from outside.
+    pub(super) fn ended(&self, context: &Context<'_>, group: &Group, run: &Run) -> Option<Proof> {
         if let Some(receipt) = self.receipt(context, group, run) {
             return Some(Proof::Receipt(receipt));
         }
-        if let Some(outside) = fencers::proof(run, &run.ending_instance, lease.term) {
-            return Some(Proof::External(outside));
+        let lease = group.leases.get(&run.ending_instance)?;
+        fencers::proof(run, &run.ending_instance, lease.term).map(Proof::External)
+    }
+
+    /// What proves that the lease being ended is over, if anything does.
+    pub(super) fn proof(&self, context: &Context<'_>, group: &Group, run: &Run) -> Option<Proof> {
+        if let Some(proof) = self.ended(context, group, run) {
+            return Some(proof);
         }
+        let lease = group.leases.get(&run.ending_instance)?;
         let (term, collector) = self.pledges.as_ref()?;
         if *term != lease.term || group.pause.is_some() {
             return None;

@@ -48,6 +48,9 @@ impl Driver {
         if let Some(step) = self.quorum(context, group, status) {
             return step;
         }
+        if let Some(step) = self.holders(context, group, status) {
+            return step;
+        }
         self.note_ended(context, group);
         for spec in group.spec.instances.iter().filter(|i| i.name != primary.instance) {
             let Some(standby) = context.heard.fresh_guard(context.now, name, &spec.name, fresh) else {

@@ -2,6 +2,7 @@
 
 use mesh_proto::effect::{Finding, Outcome, Rejoined};
 use mesh_proto::evidence::Position;
+use mesh_proto::hold::{GuardPeer, HoldAnswer, HoldRequest};
 use mesh_proto::lease::{FenceCause, LeaseTerm, Receipt, ReceiptLevel, RenewRequest};
 use mesh_proto::quorum::QuorumConfig;
 use mesh_proto::{Generation, Lsn};
@@ -24,6 +25,22 @@ pub enum Action {
         voters: Vec<mesh_proto::NodeId>,
         /// What to send.
         request: Box<RenewRequest>,
+    },
+    /// Send this to each of these guards; give each answer to `handle_promise` with this `round`.
+    AskHolders {
+        /// Number of the request.
+        round: u64,
+        /// Whom to ask.
+        to: Vec<GuardPeer>,
+        /// What to send.
+        request: Box<HoldRequest>,
+    },
+    /// Answer the guard that asked for a promise under this id.
+    Promise {
+        /// The request's id.
+        id: u64,
+        /// The answer.
+        answer: HoldAnswer,
     },
     /// Make commits wait, reversibly; facts show when that is in force.
     GateCommits,
@@ -58,6 +75,8 @@ impl Action {
             Self::Ask { request, .. } => request.status.receipt.as_mut(),
             Self::Answer { outcome: Outcome::Done(Finding::Fenced(receipt)), .. } => Some(receipt),
             Self::Answer { .. }
+            | Self::AskHolders { .. }
+            | Self::Promise { .. }
             | Self::Leash(_)
             | Self::Persist(_)
             | Self::GateCommits

@@ -10,8 +10,10 @@
 //! - One task at a time; a fence ends whatever else runs.
 
 mod action;
+mod hold;
 mod jobs;
 mod orders;
+mod promises;
 mod quorum;
 mod renewal;
 mod state;
@@ -39,6 +41,7 @@ pub use watchdog::Safe;
 
 use crate::Moment;
 use crate::lease::holder::Holder;
+use crate::mutants::Mutants;
 use jobs::{Fencing, Job};
 use orders::{Finished, Pending};
 use status::Essence;
@@ -95,6 +98,11 @@ pub struct Guard {
     /// The newest pause that was entered: it is not entered twice.
     pause_seen: u64,
     trouble: Option<String>,
+    /// What it asked other guards for, and what it promised to them.
+    holding: hold::Holding,
+    given: promises::Given,
+    /// Rules switched off by tests that prove that the simulator notices.
+    mutants: Mutants,
     actions: Vec<Action>,
 }
 
@@ -113,6 +121,7 @@ impl Guard {
         fresh: Fresh,
     ) -> Result<Self, StartError> {
         let key = LeaseKey { group: config.group.clone(), instance: config.instance.clone() };
+        let born = stored.is_none();
         let state = match stored {
             None => state::first(&config, fresh),
             Some(state) => {
@@ -164,12 +173,21 @@ impl Guard {
             floored: None,
             pause_seen: 0,
             trouble: None,
+            holding: hold::Holding::default(),
+            given: promises::Given::none_yet(now, born),
+            mutants: Mutants::none(),
             actions: Vec::new(),
         };
         if guard.state.armed {
             guard.fence_found_at_start(now);
         }
         Ok(guard)
+    }
+
+    /// The same with rules switched off: only for tests that prove that the rules are needed.
+    #[must_use]
+    pub fn with_mutants(self, mutants: Mutants) -> Self {
+        Self { mutants, ..self }
     }
 
     /// What the runtime saw of the server: every probe interval, and at once when the process dies or changes its role.
@@ -283,6 +301,7 @@ impl Guard {
         self.write_state(now);
         self.set_leash(now);
         self.send_answers();
+        self.send_promises();
         self.ask_voters(now);
         // Fences and the leash never stand behind a write or a message.
         let mut actions = std::mem::take(&mut self.actions);
@@ -292,8 +311,8 @@ impl Guard {
             Action::GateCommits | Action::UngateCommits | Action::SetQuorum(_) => 2,
             Action::Do { .. } => 3,
             Action::Persist(_) => 4,
-            Action::Answer { .. } => 5,
-            Action::Ask { .. } => 6,
+            Action::Answer { .. } | Action::Promise { .. } => 5,
+            Action::Ask { .. } | Action::AskHolders { .. } => 6,
         });
         actions
     }
@@ -329,6 +348,7 @@ impl Guard {
             job.map(Job::next),
             self.queue.iter().map(|pending| pending.until).min(),
             Some(self.retry_at),
+            self.holding.due(),
             self.fencing.as_ref().and_then(|fencing| fencing.again_at),
         ];
         // What is due now was done by the last `poll`; at the latest a probe interval later it is looked at again.

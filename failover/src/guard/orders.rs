@@ -318,7 +318,15 @@ impl Guard {
         }
         if free {
             let guard = self.state.guard.clone();
-            self.acquire(LeaseRecord { term, guard, data: data.clone(), index: order.index });
+            // What is asked for is what the order names; what it may be opened after, and held by, only the log says.
+            self.acquire(LeaseRecord {
+                term,
+                guard,
+                data: data.clone(),
+                index: order.index,
+                holders: std::collections::BTreeSet::new(),
+                waits: None,
+            });
         }
         Next::Wait
     }

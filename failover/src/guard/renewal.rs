@@ -42,6 +42,9 @@ impl Guard {
             self.state.system_id = view.system_id;
             self.changed();
         }
+        if let Some(current) = view.hold.as_ref().and_then(|hold| hold.current) {
+            self.note_newest(current);
+        }
         self.drop_void_lease(now, view);
         if self.view_names_me()
             && let Some(record) = view.own_lease.clone()
@@ -145,6 +148,7 @@ impl Guard {
         let request = Box::new(RenewRequest { lease, status: self.status(now) });
         let voters = self.holder.everyone().into_iter().collect();
         self.actions.push(Action::Ask { round, voters, request });
+        self.ask_holders(now);
     }
 
     /// Raises the gate for an order, or says that the order is stale.

@@ -73,6 +73,10 @@ pub struct GuardState {
     pub receipt: Option<Receipt>,
     /// A rejoin that was begun and not finished.
     pub rejoin: Option<Rejoin>,
+    /// The newest lease of the group that it was asked to promise for, or heard of: no older one is promised anything any
+    /// more. On disk before anybody is told.
+    #[serde(default)]
+    pub promised: LeaseTerm,
 }
 
 /// The epoch gate: highest epoch seen, and the highest Raft term of a leader that gave an order in it.
@@ -193,6 +197,7 @@ pub(super) fn first(config: &GuardConfig, fresh: Fresh) -> GuardState {
         asked: None,
         receipt: None,
         rejoin: None,
+        promised: LeaseTerm::default(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The status that travels with every renewal, and what of it is news.
 
 use mesh_proto::evidence::{DiskHolds, DiskStanding, GuardStatus, ProcessState, Receiving, WriteProbe};
+use mesh_proto::hold::HoldStanding;
 use mesh_proto::lease::{LeaseTerm, Receipt};
 use mesh_proto::quorum::QuorumStanding;
 use mesh_proto::{DataIncarnation, Epoch, Generation, Millis, NodeId};
@@ -30,6 +31,7 @@ pub(super) struct Essence {
     busy: Option<String>,
     trouble: Option<String>,
     rival: Option<String>,
+    hold: Option<HoldStanding>,
 }
 
 impl Guard {
@@ -53,6 +55,7 @@ impl Guard {
             busy: status.busy,
             trouble: status.trouble,
             rival: status.rival,
+            hold: status.hold,
         }
     }
 
@@ -94,6 +97,7 @@ impl Guard {
             downgraded: facts.map(|facts| facts.downgraded.clone()).unwrap_or_default(),
             engine: self.config.engine,
             rival: facts.and_then(|facts| facts.rival.clone()),
+            hold: Some(self.hold_standing(now)),
         }
     }
 

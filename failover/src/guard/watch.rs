@@ -138,12 +138,24 @@ impl Guard {
             // Before the log was seen that granted this lease, nobody knows what its commits shall wait for.
             Some(_) | None if !named => {}
             Some(_) | None => {
+                // An older lease may still be held by promises.
+                if !self.may_open(now, held) {
+                    self.fence_if_runs(now, runs);
+                    return;
+                }
                 self.opened = None;
                 self.quorum_told = None;
                 let quorum = self.view.as_ref().and_then(|view| view.quorum.clone()).map(Box::new);
                 let task = Task::OpenPrimary { term: held.term, quorum };
                 self.begin_job(task, now.after(OPEN_BUDGET), None);
             }
+        }
+    }
+
+    /// Somebody else started the server as a primary while it must not be opened yet. The lease stays: it was not opened.
+    fn fence_if_runs(&mut self, now: Moment, runs: bool) {
+        if runs && self.state.armed {
+            self.begin_fence(now, None, FenceCause::Found, true, false);
         }
     }
 

@@ -9,8 +9,9 @@ use mesh_proto::evidence::HeldLease;
 use mesh_proto::lease::{
     Electorate, LeaseKey, LeaseRecord, LeaseTerm, RenewAnswer, RenewLease, RenewReply, majority,
 };
-use mesh_proto::{LeaseNo, Millis, NodeId};
+use mesh_proto::{InstanceName, LeaseNo, Millis, NodeId};
 
+use super::promises::Promises;
 use crate::Moment;
 
 /// A grant of one voter.
@@ -56,6 +57,8 @@ pub struct Holder {
     /// Being acquired; takes the place of `held` when it has a majority.
     wanted: Option<Acquisition>,
     pause: Option<Pause>,
+    /// What other guards promised for the lease that is held.
+    promises: Option<Promises>,
     rounds: BTreeMap<u64, Round>,
     next_round: u64,
 }
@@ -72,6 +75,7 @@ impl Holder {
             held: None,
             wanted: None,
             pause: None,
+            promises: None,
             rounds: BTreeMap::new(),
             next_round: 1,
         }
@@ -213,7 +217,51 @@ impl Holder {
     pub fn held_until(&self) -> Option<Moment> {
         let held = self.held.as_ref()?;
         let granted = self.majority_until(held).unwrap_or_default();
-        Some(self.pause.map_or(granted, |pause| pause.until.max(granted)))
+        let promised = self.promised().map_or(granted, |(end, _)| end.max(granted));
+        Some(self.pause.map_or(promised, |pause| pause.until.max(promised)))
+    }
+
+    /// Up to when everybody promised, and when the oldest of those requests was sent.
+    fn promised(&self) -> Option<(Moment, Moment)> {
+        let held = self.held.as_ref()?;
+        self.promises.as_ref().filter(|promises| promises.term() == held.record.term)?.unanimous()
+    }
+
+    /// From now on the lease that is held may be held by the promises of all of these (`needed` is how
+    /// many they are), or of nobody.
+    pub fn hold_by(&mut self, term: LeaseTerm, of: &BTreeSet<InstanceName>, needed: usize) {
+        if self.promises.as_ref().is_none_or(|promises| !promises.is_of(term, of)) {
+            self.promises = Promises::of(term, of, needed);
+        }
+    }
+
+    /// A guard promised what it was asked for at `sent`. Like a grant that comes too late, it continues nothing that is over.
+    pub fn promise(
+        &mut self,
+        now: Moment,
+        term: LeaseTerm,
+        giver: &InstanceName,
+        sent: Moment,
+        length: Millis,
+    ) {
+        if self.held(now).is_some_and(|held| held.term == term)
+            && let Some(promises) = self.promises.as_mut().filter(|promises| promises.term() == term)
+        {
+            promises.give(giver, sent, length);
+        }
+    }
+
+    /// Whose promise for the held lease runs.
+    #[must_use]
+    pub fn promisers(&self, now: Moment) -> BTreeSet<InstanceName> {
+        self.promises.as_ref().map(|promises| promises.running(now)).unwrap_or_default()
+    }
+
+    /// Whether what is held is held by promises alone: no majority of voters grants it.
+    #[must_use]
+    pub fn alone(&self, now: Moment) -> bool {
+        let granted = self.held.as_ref().and_then(|held| self.majority_until(held)).unwrap_or_default();
+        self.pause.is_none() && granted <= now && self.held(now).is_some()
     }
 
     /// Whether a lease is held at this moment, and which.
@@ -244,6 +292,7 @@ impl Holder {
         if self.held.as_ref().is_some_and(spent) {
             self.held = None;
             self.pause = None;
+            self.promises = None;
         }
         if self.wanted.as_ref().is_some_and(spent) {
             self.wanted = None;
@@ -256,13 +305,14 @@ impl Holder {
         self.spent
     }
 
-    /// When the newest request was sent that a majority granted: renewals are late by the time since then.
+    /// When the newest request was sent that a majority granted, or everybody promised: renewals are late by the time since then.
     #[must_use]
     pub fn renewed_at(&self) -> Option<Moment> {
-        self.held.as_ref().and_then(|held| self.nth_newest(held, |grant| grant.sent))
+        let granted = self.held.as_ref().and_then(|held| self.nth_newest(held, |grant| grant.sent));
+        granted.max(self.promised().map(|(_, sent)| sent))
     }
 
-    /// The moment from which on renewals are late: no majority granted a request of the last `gate_after`. Never while
+    /// The moment from which on renewals are late: no majority granted, nor everybody promised, a request of the last `gate_after`. Never while
     /// in a pause, nor when nothing is held.
     #[must_use]
     pub fn late_from(&self, gate_after: Millis) -> Option<Moment> {

@@ -1,8 +1,9 @@
 //! The quorum lease: who may accept writes, until when (PROTOCOL, Granting and holding, Taking over).
 //!
-//! Three parts, each driven by whoever owns it, none of which reads a clock or touches a disk:
+//! Four parts, each driven by whoever owns it, none of which reads a clock or touches a disk:
 //! - [`granter`]: a voter. Grants and remembers; pledges, durably, to grant no more.
 //! - [`holder`]: a guard. Counts each grant from when it sent that request; never continues a lease that lapsed.
+//! - `promises`: what a guard may hold by without a majority, where the group says so.
 //! - [`takeover`]: the leader. Collects pledges of a majority and says when the lease is over everywhere.
 //!
 //! A lease is never counted by a wall clock, and no moment ever leaves the process that measured it: remainders travel.
@@ -26,6 +27,7 @@
 
 pub mod granter;
 pub mod holder;
+mod promises;
 pub mod takeover;
 
 #[cfg(test)]
@@ -57,6 +59,14 @@ impl ClockBounds {
     pub const fn stretch(self, length: Millis) -> Millis {
         let more = length.0.saturating_mul(self.drift_per_mille).div_ceil(1000);
         Millis(length.0.saturating_add(more)).plus(self.rounding)
+    }
+
+    /// The same for a length that a guard waits for: its clock takes the larger of two advances, and one of the two may be
+    /// slewed. The kernel lets nobody slew by more than a tenth (the bounds of `tick` in adjtimex) and 0.5 per mille.
+    #[must_use]
+    pub const fn stretch_at_guard(self, length: Millis) -> Millis {
+        let slewed = length.0.saturating_mul(1_101).div_ceil(1000);
+        self.stretch(Millis(slewed))
     }
 
     /// How long majorities of old and new voters must have known of a change of the electorate before the new ones

@@ -31,13 +31,15 @@ fn record(lease_no: u64) -> LeaseRecord {
         guard: GuardIncarnation("guard".into()),
         data: DataIncarnation("data".into()),
         index: 10,
+        holders: BTreeSet::new(),
+        waits: None,
     }
 }
 fn electorate(version: u64, members: std::ops::RangeInclusive<u64>) -> Electorate {
     Electorate::of(version, members.map(NodeId))
 }
 fn renewal(lease_no: u64) -> RenewLease {
-    let LeaseRecord { term, guard, data, index } = record(lease_no);
+    let LeaseRecord { term, guard, data, index, holders: _, waits: _ } = record(lease_no);
     RenewLease { key: key(), term, guard, data, length: L, index }
 }
 fn request(lease_no: u64, durable: bool) -> PledgeRequest {

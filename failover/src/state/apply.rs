@@ -163,6 +163,9 @@ impl MeshState {
             Command::ProposalEnded { group, proposal, how } => {
                 self.group_mut(group)?.end_proposal(*proposal, how)
             }
+            Command::HoldersKnown { group, term, guard, holders } => {
+                self.group_mut(group)?.note_holders(*term, guard, holders)
+            }
             // Its record is all there is to it.
             Command::AccessDenied { denial: _ } | Command::TokenTried { tried: _ } => Ok(()),
         }
@@ -248,6 +251,7 @@ fn about(command: &Command, index: u64) -> (Option<GroupName>, Option<RunId>) {
         | Command::QuorumConfirmed { group, .. }
         | Command::DegradeBegun { group, .. }
         | Command::DegradeEnded { group, .. }
+        | Command::HoldersKnown { group, .. }
         | Command::Acknowledged { group } => (Some(group.clone()), None),
     }
 }

@@ -51,6 +51,9 @@ impl Group {
                 return Err("a takeover ends another lease than the current one".to_owned());
             }
         }
+        if self.unended.is_some() && self.lease().is_some_and(|lease| !lease.holders.is_empty()) {
+            return Err("a lease has holders while an older one is not over".to_owned());
+        }
         self.check_quorums()?;
         if self.pause.is_some() && self.active_run().is_some() {
             return Err("a run goes on in a paused group".to_owned());

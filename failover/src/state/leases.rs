@@ -52,7 +52,14 @@ impl Group {
         let last = self.leases.get(instance).map_or(LeaseNo(0), |lease| lease.term.lease_no);
         let last = last.max(self.recovered.unwrap_or_default());
         let term = LeaseTerm { epoch: self.epoch, lease_no: last.next() };
-        let record = LeaseRecord { term, guard: guard.clone(), data: data.clone(), index: stamp.index };
+        let record = LeaseRecord {
+            term,
+            guard: guard.clone(),
+            data: data.clone(),
+            index: stamp.index,
+            holders: BTreeSet::new(),
+            waits: self.unended.clone(),
+        };
         self.leases.insert(instance.clone(), record);
         term
     }
@@ -88,7 +95,8 @@ impl Group {
                 takeover.run
             )));
         }
-        if *guard != lease.guard {
+        let another = *guard != lease.guard;
+        if another {
             // The host may have been cloned: the old life's lease must be over before another one begins.
             match proof {
                 None => {
@@ -108,6 +116,8 @@ impl Group {
                 }
             }
         }
+        // A proof that this life of the guard needed none of is no proof.
+        self.supersede(proof.filter(|_| another));
         self.set_lease(stamp, instance, data, guard);
         self.takeover = None;
         self.generation = self.generation.next();
@@ -125,7 +135,8 @@ impl Group {
         match proof {
             Proof::Frozen(frozen) => {
                 let opens = self.spec.open == Open::DurabilityOnly && asked(self);
-                if !opens || self.pause.is_some() {
+                let held = self.lease().is_some_and(|lease| !lease.holders.is_empty());
+                if !opens || held || self.pause.is_some() {
                     return Err(Refused::Forbidden(
                         "a frozen commit quorum is no proof here: the group opens when the old lease is over"
                             .to_owned(),

@@ -7,6 +7,7 @@ mod apply;
 mod audit;
 mod degrade;
 mod electorate;
+mod holders;
 mod invariants;
 mod leases;
 mod members;
@@ -21,6 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use mesh_proto::command::{MemberRecord, Verdict, VerdictRecord};
 use mesh_proto::effect::{Effect, Outcome};
+use mesh_proto::hold::Unended;
 use mesh_proto::lease::{Electorate, GroupView, LeaseKey, LeaseRecord, LeaseTerm, PauseView};
 use mesh_proto::proposal::Proposal;
 use mesh_proto::quorum::{Degraded, QuorumConfig};
@@ -92,6 +94,9 @@ pub struct Group {
     pub system_id: Option<u64>,
     /// The newest lease of each instance. Lease numbers are never reset.
     pub leases: BTreeMap<InstanceName, LeaseRecord>,
+    /// The older lease that nobody has proved to be over: promises of other guards may still hold it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unended: Option<Unended>,
     /// The takeover that is open, if any.
     pub takeover: Option<Takeover>,
     /// Generation of freezes: raised when a takeover opens and when freezes are released.
@@ -206,6 +211,7 @@ impl Group {
             primary: None,
             system_id: None,
             leases: BTreeMap::new(),
+            unended: None,
             takeover: None,
             generation: Generation(0),
             run: None,
@@ -324,6 +330,7 @@ impl MeshState {
             }),
             system_id: state.system_id,
             quorum: state.quorum().cloned(),
+            hold: state.hold_view(),
         })
     }
 }

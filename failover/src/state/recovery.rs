@@ -168,6 +168,8 @@ impl Group {
         let highest = self.leases.values().map(|lease| lease.term.lease_no.0).max().unwrap_or(0);
         let before = self.recovered.map_or(0, |number| number.0);
         self.recovered = Some(LeaseNo(highest.max(before) + JUMP));
+        // What its guard may still hold by promises is waited for by whoever is founded.
+        self.supersede(None);
         self.epoch = Epoch(self.epoch.0 + JUMP);
         self.generation = mesh_proto::Generation(self.generation.0 + JUMP);
         self.primary = None;

@@ -390,11 +390,15 @@ impl Group {
         }
         self.check_proof(&ending, wanted.ends, wanted.proof, electorate)?;
         self.check_fencer(wanted.proof)?;
+        if let Some(why) = self.barred(wanted.instance, wanted.guard, Some(wanted.proof)) {
+            return Err(Refused::Forbidden(why));
+        }
         let chosen = QuorumMember { instance: wanted.instance.clone(), data: wanted.data.clone() };
         let accept_loss = self.run_mut(id)?.plan.accept_loss;
         self.check_durability(&chosen, wanted.proof, wanted.durability, accept_loss)?;
         self.signal(stamp, id, Signal::PromotionCommitted, "", None)?;
 
+        self.supersede(Some(wanted.proof));
         self.epoch = self.epoch.next();
         self.generation = self.generation.next();
         self.takeover = None;

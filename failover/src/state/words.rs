@@ -7,7 +7,7 @@ use mesh_proto::lease::Proof;
 use mesh_proto::proposal::{Approved, PROPOSAL_LASTS, ProposalEnd};
 use mesh_proto::quorum::DegradedBy;
 use mesh_proto::run::{Run, Signal};
-use mesh_proto::{AgentName, Epoch, GroupName, RunId};
+use mesh_proto::{AgentName, Epoch, GroupName, InstanceName, RunId};
 
 use super::MeshState;
 
@@ -140,6 +140,17 @@ impl MeshState {
             }
             Command::ProposalEnded { proposal, how: ProposalEnd::Expired, .. } => {
                 format!("{proposal} is over: nobody approved it in {PROPOSAL_LASTS}")
+            }
+            Command::HoldersKnown { term, holders, .. } if holders.is_empty() => {
+                format!("the primary serves under {term}: every older lease is over")
+            }
+            Command::HoldersKnown { term, holders, .. } => {
+                let all: Vec<_> = holders.iter().map(InstanceName::as_str).collect();
+                format!(
+                    "the primary serves under {term}, and goes on without a majority of voters while the guards of {} \
+                     promise",
+                    all.join(", ")
+                )
             }
             Command::QuorumConfirmed { version, .. } => {
                 format!(

@@ -41,7 +41,7 @@ pub fn term(lease_no: u64) -> LeaseTerm {
 
 pub fn record(term: LeaseTerm) -> LeaseRecord {
     let (guard, data) = (GuardIncarnation("g".into()), DataIncarnation("d".into()));
-    LeaseRecord { term, guard, data, index: 1 }
+    LeaseRecord { term, guard, data, index: 1, holders: BTreeSet::new(), waits: None }
 }
 
 /// What a state is to the search.

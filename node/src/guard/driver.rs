@@ -10,8 +10,10 @@ use mesh_failover::Moment;
 use mesh_failover::guard::{
     Action, Fresh, Guard, GuardConfig, GuardState, Leash as LeashDuty, LocalFacts, Task, TaskResult,
 };
+use mesh_proto::InstanceName;
 use mesh_proto::effect::{Order, Outcome};
 use mesh_proto::evidence::GuardStatus;
+use mesh_proto::hold::{HoldAnswer, HoldRequest};
 use mesh_proto::lease::{LeaseTerm, Receipt, ReceiptLevel, RenewReply};
 use tokio::sync::{mpsc, oneshot};
 
@@ -19,6 +21,7 @@ use super::eyes::Eyes;
 use super::fencer::{self, Fence};
 use super::files::{StateDir, write_state};
 use super::hands;
+use super::holders::AskHolders;
 use super::keeper::Keeper;
 use super::server::Server;
 use super::voters::Ask;
@@ -48,6 +51,10 @@ pub(super) enum Input {
     Status { answer: oneshot::Sender<Box<GuardStatus>> },
     /// A task asks whether this lease is held now.
     Holds { term: LeaseTerm, answer: oneshot::Sender<bool> },
+    /// The guard of another instance asks for a promise.
+    Hold { request: Box<HoldRequest>, answer: oneshot::Sender<HoldAnswer> },
+    /// The guard of another instance answered.
+    Promise { round: u64, giver: InstanceName, answer: HoldAnswer },
     /// The state of this version is on disk.
     Persisted(u64),
     /// It could not be written.
@@ -85,6 +92,7 @@ pub(super) struct Parts {
     pub(super) inputs: Sender<Input>,
     pub(super) asks: mpsc::Sender<Ask>,
     pub(super) watchdog: Option<std::path::PathBuf>,
+    pub(super) holds: mpsc::Sender<AskHolders>,
 }
 
 /// How a driver ends.
@@ -180,10 +188,13 @@ struct Loop {
     dir: StateDir,
     server: Arc<Server>,
     asks: mpsc::Sender<Ask>,
+    holds: mpsc::Sender<AskHolders>,
     fences: Sender<Fence>,
     orders: mpsc::UnboundedSender<hands::Order>,
     states: Sender<Box<GuardState>>,
     waiting: HashMap<u64, oneshot::Sender<Outcome>>,
+    /// Guards that wait for a promise.
+    askers: HashMap<u64, oneshot::Sender<HoldAnswer>>,
     next_order: u64,
     system: Option<u64>,
     leash: Keeper,
@@ -202,7 +213,7 @@ impl Loop {
         orders: mpsc::UnboundedSender<hands::Order>,
         states: Sender<Box<GuardState>>,
     ) -> Result<Self, GuardError> {
-        let Parts { clock, dir, server, inputs, asks, watchdog, .. } = parts;
+        let Parts { clock, dir, server, inputs, asks, holds, watchdog, .. } = parts;
         for missing in [priority::real_time(), priority::lock_memory()] {
             if let Err(why) = missing {
                 tracing::warn!("{why}");
@@ -217,10 +228,12 @@ impl Loop {
             dir,
             server,
             asks,
+            holds,
             fences,
             orders,
             states,
             waiting: HashMap::new(),
+            askers: HashMap::new(),
             next_order: 1,
             system: None,
             leash,
@@ -310,6 +323,17 @@ impl Loop {
                 // A task that was ended does not listen any more.
                 let _ = answer.send(self.guard.holds(now, term));
             }
+            Input::Hold { request, answer } => {
+                let id = self.next_order;
+                self.next_order += 1;
+                // Whoever did not wait so long has asked again.
+                self.askers.retain(|_, asker| !asker.is_closed());
+                self.askers.insert(id, answer);
+                self.guard.handle_hold(now, id, &request);
+            }
+            Input::Promise { round, giver, answer } => {
+                self.guard.handle_promise(now, round, &giver, answer);
+            }
             Input::Persisted(version) => self.guard.handle_persisted(now, version),
             Input::PersistFailed => self.guard.handle_persist_failed(now),
             Input::LeashEnded(number) => self.leash.ended(number),
@@ -345,6 +369,17 @@ impl Loop {
                 let ask = Ask { round, voters, request: Arc::new(*request) };
                 if self.asks.try_send(ask).is_err() {
                     tracing::warn!("renewals pile up; this one is left out");
+                }
+            }
+            Action::AskHolders { round, to, request } => {
+                if self.holds.try_send(AskHolders { round, to, request: Arc::new(*request) }).is_err() {
+                    tracing::warn!("requests for promises pile up; this one is left out");
+                }
+            }
+            Action::Promise { id, answer } => {
+                if let Some(asker) = self.askers.remove(&id) {
+                    // Whoever asked may have gone; it asks again.
+                    let _ = asker.send(answer);
                 }
             }
             Action::GateCommits => self.order(hands::Order::Gate(true)),

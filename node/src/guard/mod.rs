@@ -6,7 +6,7 @@
 //! - `hands`: starts, promotes, freezes, repoints; `eyes`: looks at the server several times a second.
 //! - `disks`: writes to each disk under the server once a second, to know whether it hangs or is full.
 //! - `kept`: prunes, at quiet times, what rejoins kept.
-//! - `voters`: asks every voter, over connections that stay; `service`: orders and status, over mTLS.
+//! - `voters`: asks every voter, over connections that stay; `holders`: asks the guards of the group's other instances; `service`: orders and status, over mTLS.
 //! - `files`: its state, its lock and the key that signs receipts, none of them on the data directory's disk.
 //! - `watchdog`: writes to a watchdog device, where one is named: the host is reset if all of this fails.
 //! - the [`crate::leash`], for when this process itself cannot act.
@@ -20,6 +20,7 @@ mod eyes;
 mod fencer;
 mod files;
 mod hands;
+mod holders;
 mod keeper;
 mod kept;
 mod priority;
@@ -159,6 +160,7 @@ async fn guard(
 
     let (inputs, inbox) = channel();
     let (asks, asked) = tokio::sync::mpsc::channel(voters::QUEUE);
+    let (holds, held) = tokio::sync::mpsc::channel(voters::QUEUE);
     let server = Server::new(engine, dir.shares_disk());
     server.disks.start().map_err(host("look at the disks"))?;
     kept::start(Arc::clone(&server), pruner(config, section, &server))
@@ -173,10 +175,14 @@ async fn guard(
         inputs: inputs.clone(),
         asks,
         watchdog: section.watchdog().map(Path::to_owned),
+        holds,
     };
     let driver = Driver::start(parts, inbox)?;
     let dialer = Dialer::new(credentials.clone());
-    let asking = voters::ask_all(&config.mesh, &dialer, asked, inputs.clone());
+    let asking = async {
+        let voters = voters::ask_all(&config.mesh, &dialer, asked, inputs.clone());
+        tokio::join!(voters, holders::ask_all(&config.mesh.acting, &dialer, held, inputs.clone()));
+    };
     let service = service::mount(config.mesh.acting.clone(), inputs.clone());
     let incoming = Incoming::start(listener, &credentials);
     let serving =

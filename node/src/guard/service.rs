@@ -1,10 +1,12 @@
-//! The Guard service of the wire: orders of the leader, and status for whoever belongs to the mesh.
+//! The Guard service of the wire: orders of the leader, status for whoever belongs to the mesh, and promises for the guards
+//! of the group's other instances.
 
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use mesh_proto::MeshId;
 use mesh_proto::effect::{Order, Outcome};
+use mesh_proto::hold::HoldRequest;
 use mesh_proto::rpc::Envelope;
 use mesh_proto::rpc::guard_server::{Guard, GuardServer};
 use tokio::sync::oneshot;
@@ -17,6 +19,8 @@ use crate::rpc::{authorise, envelope};
 const GRACE: Duration = Duration::from_secs(2);
 /// How long a status may take.
 const STATUS_WITHIN: Duration = Duration::from_secs(1);
+/// How long a promise may take, which may have to be on disk first: whoever asks asks again before that.
+const PROMISE_WITHIN: Duration = Duration::from_secs(1);
 
 /// The service to mount.
 pub(super) fn mount(mesh: MeshId, inputs: Sender<Input>) -> GuardServer<GuardService> {
@@ -65,5 +69,18 @@ impl Guard for GuardService {
             .map_err(|_| Status::deadline_exceeded("this guard is too busy to say how it is"))?
             .map_err(|_| Status::unavailable("this guard is going down"))?;
         Ok(Response::new(envelope::seal(&self.mesh, &*status)?))
+    }
+
+    async fn hold(&self, request: Request<Envelope>) -> Result<Response<Envelope>, Status> {
+        let caller = authorise::caller(&request)?;
+        let hold: HoldRequest = envelope::open(&self.mesh, request.get_ref())?;
+        authorise::guard_of(&caller, &hold.key.instance)?;
+        let (answer, wait) = oneshot::channel();
+        self.send(Input::Hold { request: Box::new(hold), answer })?;
+        let answer = tokio::time::timeout(PROMISE_WITHIN, wait)
+            .await
+            .map_err(|_| Status::deadline_exceeded("this guard could not note it in time"))?
+            .map_err(|_| Status::unavailable("this guard is going down"))?;
+        Ok(Response::new(envelope::seal(&self.mesh, &answer)?))
     }
 }

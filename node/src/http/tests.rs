@@ -73,6 +73,7 @@ fn status(process: ProcessState) -> GuardStatus {
         downgraded: Vec::new(),
         engine: mesh_proto::spec::Engine::Postgres,
         rival: None,
+        hold: None,
     }
 }
 

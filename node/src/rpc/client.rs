@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use mesh_proto::effect::{Order, Outcome};
 use mesh_proto::evidence::{GuardStatus, Report};
+use mesh_proto::hold::{HoldAnswer, HoldRequest};
 use mesh_proto::lease::{PledgeReply, PledgeRequest, RenewReply, RenewRequest};
 use mesh_proto::operator::{Answer, Question};
 use mesh_proto::rpc::Envelope;
@@ -163,6 +164,8 @@ client!(
         execute(order: &Order) -> Outcome;
         /// Asks how the instance is.
         status(nothing: &()) -> GuardStatus;
+        /// Asks for a promise, as the guard of the primary.
+        hold(request: &HoldRequest) -> HoldAnswer;
     }
 );
 client!(

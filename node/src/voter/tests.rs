@@ -36,7 +36,14 @@ struct Log {
 
 impl VoterLog for Log {
     fn view(&self, _: &LeaseKey) -> LogView {
-        let record = LeaseRecord { term: term(self.lease), guard: guard(), data: data(), index: 7 };
+        let record = LeaseRecord {
+            term: term(self.lease),
+            guard: guard(),
+            data: data(),
+            index: 7,
+            holders: std::collections::BTreeSet::new(),
+            waits: None,
+        };
         LogView {
             applied: 9,
             group: Some(GroupView {
@@ -48,6 +55,7 @@ impl VoterLog for Log {
                 timing: policy::profile(Profile::Lan),
                 quorum: None,
                 pause: None,
+                hold: None,
             }),
             electorate: Electorate::of(3, [NodeId(1)]),
             raft_term: 5,
@@ -93,6 +101,7 @@ fn status() -> GuardStatus {
         downgraded: Vec::new(),
         engine: mesh_proto::spec::Engine::Postgres,
         rival: None,
+        hold: None,
     }
 }
 

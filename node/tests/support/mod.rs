@@ -2,13 +2,10 @@
 //! guards as real processes beside real PostgreSQL.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
-use std::collections::BTreeMap;
-use std::net::TcpListener as StdListener;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -28,48 +25,12 @@ use mesh_proto::*;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+mod host;
+
+pub use host::{as_database_user, bin_dir, database_user, port};
+
 pub const MESH: &str = env!("CARGO_BIN_EXE_mesh");
 pub const SOON: Duration = Duration::from_secs(15);
-
-pub fn port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = (std::process::id() % 50) as u16 * 20;
-    loop {
-        let port = 24000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 1000;
-        // Taken until this process ends, by its UDP side: another test may look for a port at the same moment.
-        let Ok(taken) = std::net::UdpSocket::bind(("127.0.0.1", port)) else { continue };
-        if StdListener::bind(("127.0.0.1", port)).is_ok() {
-            std::mem::forget(taken);
-            return port;
-        }
-    }
-}
-
-pub fn bin_dir() -> PathBuf {
-    let versions = std::fs::read_dir("/usr/lib/postgresql")
-        .expect("PostgreSQL is not installed: apt install postgresql");
-    let mut dirs: Vec<PathBuf> = versions.map(|entry| entry.unwrap().path().join("bin")).collect();
-    dirs.sort();
-    dirs.into_iter().rfind(|dir| dir.join("postgres").exists()).expect("no PostgreSQL server")
-}
-
-/// As root, everything of the database runs as its user.
-pub fn as_database_user(command: &mut Command) -> &mut Command {
-    if let Some((uid, gid)) = database_user() {
-        command.uid(uid).gid(gid);
-    }
-    command.current_dir("/")
-}
-
-fn database_user() -> Option<(u32, u32)> {
-    if !rustix::process::geteuid().is_root() {
-        return None;
-    }
-    let passwd = std::fs::read_to_string("/etc/passwd").unwrap();
-    let line = passwd.lines().find(|line| line.starts_with("postgres:")).expect("no user postgres");
-    let fields: Vec<&str> = line.split(':').collect();
-    Some((fields[2].parse().unwrap(), fields[3].parse().unwrap()))
-}
 
 pub fn own(path: &Path) {
     if let Some((uid, gid)) = database_user() {
@@ -112,6 +73,7 @@ impl VoterLog for Log {
                 timing: state.timing.clone(),
                 quorum: None,
                 pause: None,
+                hold: None,
             }),
             electorate: Electorate::of(1, [NodeId(1), NodeId(2), NodeId(3)]),
             raft_term: 1,
@@ -226,8 +188,14 @@ impl World {
         let mut state = self.log.state.lock().unwrap();
         state.applied += 1;
         let term = LeaseTerm { epoch: Epoch(epoch), lease_no: LeaseNo(lease_no) };
-        let record =
-            LeaseRecord { term, guard: status.guard, data: status.data.unwrap(), index: state.applied };
+        let record = LeaseRecord {
+            term,
+            guard: status.guard,
+            data: status.data.unwrap(),
+            index: state.applied,
+            holders: BTreeSet::new(),
+            waits: None,
+        };
         state.epoch = epoch;
         state.system_id = status.system_id;
         state.primary = Some(instance.name.clone());

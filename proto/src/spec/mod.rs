@@ -63,6 +63,9 @@ pub struct GroupSpec {
     /// How long a restart in place may take before a standby is promoted after all, in seconds.
     #[serde(default = "default_crash_restart", skip_serializing_if = "is_default_crash_restart")]
     pub crash_restart_seconds: u64,
+    /// What a primary does whose guard reaches no majority of voters any more.
+    #[serde(default, skip_serializing_if = "MajorityLost::is_fence")]
+    pub majority_lost: MajorityLost,
     /// How long after an automatic failover no further one is started, in seconds.
     #[serde(default = "default_hold_down_seconds")]
     pub hold_down_seconds: u64,
@@ -273,6 +276,27 @@ impl CrashPolicy {
     #[must_use]
     pub const fn is_auto(&self) -> bool {
         matches!(self, Self::Auto)
+    }
+}
+
+/// What a primary does whose guard reaches no majority of voters any more.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MajorityLost {
+    /// It is fenced when its lease is over.
+    #[default]
+    Fence,
+    /// It serves on while the guard of every other instance of the group, again and again, promises that its own instance
+    /// is not opened meanwhile. Without one of them it is fenced as well.
+    Hold,
+}
+
+impl MajorityLost {
+    /// Whether it is what a group has that does not say.
+    #[must_use]
+    #[allow(clippy::trivially_copy_pass_by_ref)] // serde asks with a reference
+    pub const fn is_fence(&self) -> bool {
+        matches!(self, Self::Fence)
     }
 }
 

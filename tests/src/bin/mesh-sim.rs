@@ -10,7 +10,7 @@ use mesh_tests::sim::setup::Shape;
 use mesh_tests::sim::steps::Place;
 use mesh_tests::sim::{Options, run};
 
-const USAGE: &str = "mesh-sim --seed N [--errands] [--zero-loss] [--restarts] [--strangers] [--elects] [--early] [--degrades] [--fencers] [--trace] [--mutant NAME] | --seeds A..B [--errands] [--zero-loss] [--restarts] [--strangers] [--elects] [--early] [--degrades] [--fencers] [--mutant NAME] \
+const USAGE: &str = "mesh-sim --seed N [--errands] [--zero-loss] [--restarts] [--strangers] [--elects] [--early] [--degrades] [--fencers] [--hold] [--trace] [--mutant NAME] | --seeds A..B [--errands] [--zero-loss] [--restarts] [--strangers] [--elects] [--early] [--degrades] [--fencers] [--hold] [--mutant NAME] \
     [--keep-going] | --seed N --scenario crash|crash-scan|host-lost|fenced|switchover|services [--leader N] [--fault EFFECT/PLACE] [--trace]";
 
 fn main() -> ExitCode {
@@ -51,6 +51,10 @@ fn main() -> ExitCode {
             }
             "--fencers" => {
                 options.fencers = true;
+                Some(())
+            }
+            "--hold" => {
+                options.hold = true;
                 Some(())
             }
             "--elects" => {
@@ -97,13 +101,14 @@ fn main() -> ExitCode {
         println!("{ending:?}");
         return if ending.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
-    let (mut runs, mut promotions, mut switchovers, mut failures) = (0_u64, 0, 0, 0_u64);
+    let (mut runs, mut promotions, mut switchovers, mut alone, mut failures) = (0_u64, 0, 0, 0, 0_u64);
     for seed in seeds {
         runs += 1;
         match run(seed, options) {
             Ok(summary) => {
                 promotions += summary.promotions;
                 switchovers += summary.switchovers;
+                alone += summary.alone;
                 if options.trace {
                     println!("{summary:?}");
                 }
@@ -120,6 +125,9 @@ fn main() -> ExitCode {
     println!(
         "{runs} seeds, {promotions} promotions of which {switchovers} clean switchovers, {failures} failures"
     );
+    if options.hold {
+        println!("{alone} primaries served without a majority of voters for a while");
+    }
     if failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

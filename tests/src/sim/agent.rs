@@ -298,6 +298,7 @@ impl World {
             Message::RenewReply { instance, life, round, reply } => {
                 self.guard_reply(instance, life, round, &reply);
             }
+            Message::Order { to: OrderTo::Guard(instance), .. } if self.guards[instance].deaf => {}
             Message::Order { from, life, to: OrderTo::Guard(instance), order } => {
                 if self.guards[instance].up {
                     self.guard_order(instance, from, life, *order);
@@ -314,6 +315,12 @@ impl World {
                 } else {
                     self.not_delivered(to, from, life, order);
                 }
+            }
+            Message::Hold { from, life, round, to, request } => {
+                self.asked_to_hold(to, (from, life, round), &request);
+            }
+            Message::HoldReply { instance, life, round, giver, answer } => {
+                self.heard_promise(instance, life, round, &giver, answer);
             }
             Message::Renew { .. }
             | Message::Report { .. }
@@ -359,7 +366,10 @@ impl World {
                     self.agents[host].coordinator.executed(now, &group, order.step, outcome);
                 }
             }
-            Message::RenewReply { .. } | Message::Order { .. } => {}
+            Message::RenewReply { .. }
+            | Message::Order { .. }
+            | Message::Hold { .. }
+            | Message::HoldReply { .. } => {}
         }
     }
 

@@ -33,6 +33,8 @@ pub(super) struct Checks {
     unleased: BTreeMap<usize, Time>,
     /// Epochs in which the primary could acknowledge at some time.
     served: BTreeSet<Epoch>,
+    /// Epochs in which the primary served by promises alone.
+    pub alone: BTreeSet<Epoch>,
     /// When something was last really wrong with the primary or its connections.
     pub wrong_at: Time,
     /// Every intent that was ever committed.
@@ -46,6 +48,13 @@ pub(super) struct Checks {
     pub failovers: u64,
     pub switchovers: u64,
     pub aborted: u64,
+}
+
+impl Checks {
+    /// Whether the primary of this epoch could acknowledge at some time.
+    pub(super) fn served(&self, epoch: Epoch) -> bool {
+        self.served.contains(&epoch)
+    }
 }
 
 impl World {
@@ -62,7 +71,8 @@ impl World {
         for at in &able {
             if primary == Some(*at) {
                 self.checks.served.insert(epoch);
-            } else if !early {
+                self.check_alone(*at);
+            } else if !early && !self.still_held(*at) {
                 self.fail(format!(
                     "promise 1: server {at} can acknowledge writes, but the primary of epoch {epoch} is {primary:?}"
                 ));
@@ -177,6 +187,7 @@ impl World {
                 | Command::QuorumConfirmed { .. }
                 | Command::DegradeBegun { .. }
                 | Command::DegradeEnded { .. }
+                | Command::HoldersKnown { .. }
                 | Command::RunOverridden { .. } => {}
             }
         }
@@ -211,7 +222,8 @@ impl World {
         };
         self.checks.failovers += 1;
         let early = matches!(proof, Proof::Frozen(_)) && self.setup.opens_early();
-        if self.unfenced(old_at) && !early {
+        // Fenced when the promises end: the new lease waits for that.
+        if self.unfenced(old_at) && !early && !self.still_held(old_at) {
             self.fail(format!("promise 2: {old} is not fenced while {instance} is promoted by {proof:?}"));
         }
         let key = LeaseKey { group: self.group_name().clone(), instance: old.clone() };
@@ -261,7 +273,9 @@ impl World {
     /// last heard.
     fn check_loss(&mut self, group: &mesh_failover::state::Group, old: usize, new: usize) {
         let waived = group.run.as_ref().is_some_and(|run| run.plan.accept_lag);
-        if waived || !self.checks.served.contains(&group.epoch) {
+        // What a primary writes that no leader hears of is bounded by nothing, and the spec that says so says this too.
+        let unheard_of = self.checks.alone.contains(&group.epoch);
+        if waived || unheard_of || !self.checks.served.contains(&group.epoch) {
             return;
         }
         let lost = self.missing(old, group.epoch, new) as u64;

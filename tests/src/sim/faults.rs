@@ -36,11 +36,19 @@ pub(super) enum Undo {
     Disks(usize),
     GuardDisk(usize),
     Unstall(usize),
+    /// A guard is killed, and comes back at once.
+    RestartGuard(usize),
+    /// A person asks for another primary.
+    AskFailover,
 }
 
 impl World {
     pub(super) fn fault(&mut self) {
         if !self.faulty {
+            return;
+        }
+        if self.now < self.story_until {
+            self.after(self.story_until - self.now, Event::Fault);
             return;
         }
         let (low, high) = self.faults.pause;
@@ -52,6 +60,10 @@ impl World {
         let instance = self.likely_primary();
         self.perhaps_a_stranger(instance);
         self.perhaps_other_voters();
+        self.perhaps_a_lost_majority(instance, lasts);
+        if self.now < self.story_until {
+            return;
+        }
         let kinds = if self.setup.zero_loss() { 30 } else { 25 };
         match self.rng.below(kinds) {
             0 | 1 => self.kill_postmaster(instance),
@@ -425,10 +437,16 @@ impl World {
             Undo::Thaw(host) => self.thaw(host),
             Undo::Continue(instance) => self.servers[instance].frozen = false,
             Undo::Unhang(instance) => self.servers[instance].hung = false,
+            Undo::Heal if self.now < self.story_until => {
+                self.after(self.story_until - self.now, Event::Undo(Undo::Heal));
+            }
             Undo::Heal => {
                 self.say(|| "the network is well".to_owned());
                 self.net.heal();
+                self.unblock();
             }
+            Undo::RestartGuard(instance) => self.restart_guard(instance),
+            Undo::AskFailover => self.ask_for_another(),
             Undo::Unstall(instance) => self.servers[instance].stalled = false,
             Undo::Disks(host) => {
                 self.agents[host].disk_full = false;
@@ -445,7 +463,9 @@ impl World {
     pub(super) fn heal_everything(&mut self) {
         self.say(|| "FAULTS STOP".to_owned());
         self.faulty = false;
+        self.story_until = 0;
         self.net.heal();
+        self.unblock();
         for host in 0..self.hosts.len() {
             self.undo(Undo::Thaw(host));
             self.undo(Undo::StartHost(host));

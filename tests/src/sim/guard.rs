@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use mesh_failover::guard::{
     Action, CommitGate, Fresh, Guard, GuardConfig, GuardState, Leash, LocalFacts, Task, TaskResult,
 };
+use mesh_failover::mutants::Mutants;
 use mesh_proto::effect::Order;
 use mesh_proto::evidence::{ProcessState, Receiving, WriteProbe};
 use mesh_proto::lease::{Electorate, RenewReply};
@@ -35,6 +36,12 @@ pub(super) struct GuardHost {
     /// Who asked what, by the guard's id for it.
     orders: BTreeMap<u64, (usize, u64, Box<Order>)>,
     next_order: u64,
+    /// Who asked for a promise (instance, life, round), by the guard's id for it.
+    pub promises: BTreeMap<u64, (usize, u64, u64)>,
+    /// No voter hears it.
+    pub blocked: bool,
+    /// No order of an agent reaches it.
+    pub deaf: bool,
 }
 
 impl GuardHost {
@@ -53,6 +60,9 @@ impl GuardHost {
             wake_token: 0,
             orders: BTreeMap::new(),
             next_order: 1,
+            promises: BTreeMap::new(),
+            blocked: false,
+            deaf: false,
         }
     }
 }
@@ -74,7 +84,10 @@ fn start(world: &mut World, instance: usize, disk: Option<GuardState>) -> Guard 
         data: DataIncarnation(format!("d{instance}.{number}")),
     };
     match Guard::start(world.clock(host), config, disk, fresh) {
-        Ok(guard) => guard,
+        Ok(guard) => match world.mutation.and_then(Mutation::rule) {
+            Some(rule) => guard.with_mutants(Mutants::one(rule)),
+            None => guard,
+        },
         Err(why) => panic!("{why}"),
     }
 }
@@ -102,6 +115,7 @@ impl World {
         guard.life += 1;
         guard.running = None;
         guard.orders.clear();
+        guard.promises.clear();
         guard.leash = Leash::Off;
         guard.leash_token += 1;
         let life = guard.life;
@@ -301,6 +315,7 @@ impl World {
                 let delay = self.rng.range(low, high);
                 self.after(delay, Event::GuardDisk { instance, life, write: state });
             }
+            Action::Ask { .. } if self.guards[instance].blocked => {}
             Action::Ask { round, voters, request } => {
                 for voter in voters {
                     let request = request.clone();
@@ -308,6 +323,8 @@ impl World {
                     self.send(host, host_of(voter), message);
                 }
             }
+            Action::AskHolders { round, to, request } => self.ask_holders(instance, round, &to, &request),
+            Action::Promise { id, answer } => self.answer_holder(instance, id, answer),
             Action::GateCommits => self.gate_later(instance, true),
             Action::SetQuorum(config) => self.set_quorum(instance, *config),
             Action::UngateCommits => self.gate_later(instance, false),

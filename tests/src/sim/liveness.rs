@@ -145,6 +145,9 @@ impl World {
         if let Some(why) = self.not_yet_zero_loss(primary) {
             return Some(why);
         }
+        if let Some(why) = self.holders_not_known() {
+            return Some(why);
+        }
         if self.proxy.leads_to != Some(primary) {
             return Some(format!("the route leads to {:?}", self.proxy.leads_to));
         }

@@ -13,6 +13,7 @@ mod errands;
 mod faults;
 mod fencer;
 mod guard;
+mod hold;
 mod liveness;
 pub mod mutant;
 pub mod net;
@@ -62,6 +63,8 @@ pub struct Options {
     pub degrades: bool,
     /// Hosts are turned off from outside; by the seed, nobody is promoted before that.
     pub fencers: bool,
+    /// The group goes on without a majority of voters while every other guard promises.
+    pub hold: bool,
 }
 
 /// What happened in a run in which every promise was kept.
@@ -75,6 +78,8 @@ pub struct Summary {
     pub aborted: u64,
     /// Changes of voters that came to their end.
     pub elected: u64,
+    /// Epochs in which the primary served without a majority of voters, by promises.
+    pub alone: u64,
     /// Log entries.
     pub entries: u64,
     /// Writes that clients saw acknowledged.
@@ -108,13 +113,15 @@ pub struct Failure {
     pub degrades: bool,
     /// With hosts that are turned off from outside.
     pub fencers: bool,
+    /// In a group that holds.
+    pub hold: bool,
 }
 
 impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "seed {} after {} ms: {}\n  replay: cargo run -p mesh-tests --bin mesh-sim -- --seed {}{}{}{}{}{}{}{}{} --trace",
+            "seed {} after {} ms: {}\n  replay: cargo run -p mesh-tests --bin mesh-sim -- --seed {}{}{}{}{}{}{}{}{}{} --trace",
             self.seed,
             self.at_ms,
             self.why,
@@ -126,7 +133,8 @@ impl std::fmt::Display for Failure {
             if self.elects { " --elects" } else { "" },
             if self.early { " --early" } else { "" },
             if self.degrades { " --degrades" } else { "" },
-            if self.fencers { " --fencers" } else { "" }
+            if self.fencers { " --fencers" } else { "" },
+            if self.hold { " --hold" } else { "" }
         )
     }
 }
@@ -161,6 +169,9 @@ pub fn run(seed: u64, options: Options) -> Result<Summary, Failure> {
     }
     if options.fencers {
         setup = setup.with_fencers(rng.chance(500));
+    }
+    if options.hold {
+        setup = setup.with_hold();
     }
     let mut world = World::new(setup, seed, options.mutation, options.trace);
     world.strangers = options.strangers;
@@ -216,6 +227,7 @@ impl World {
                     early,
                     degrades,
                     fencers,
+                    hold: self.setup.holds(),
                 })
             }
             None => Ok(Summary {
@@ -223,6 +235,7 @@ impl World {
                 switchovers: self.checks.switchovers,
                 aborted: self.checks.aborted,
                 elected: self.elected(),
+                alone: self.checks.alone.len() as u64,
                 entries: self.raft.entries.len() as u64,
                 acknowledged: self.oracle.writes.len() as u64,
                 simulated_ms: self.now / 1_000,

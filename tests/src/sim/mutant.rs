@@ -32,7 +32,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// Every one, with its name on the command line.
-    pub const ALL: [(&'static str, Self); 23] = [
+    pub const ALL: [(&'static str, Self); 26] = [
         ("promote-without-waiting", Self::Rule(Mutant::PromoteWithoutWaiting)),
         ("minority-pledges", Self::Rule(Mutant::MinorityPledges)),
         ("no-fence-budget", Self::Rule(Mutant::NoFenceBudget)),
@@ -56,6 +56,9 @@ impl Mutation {
         ("quorum-freeze-not-final", Self::FreezeNotFinal),
         ("scan-sees-nothing", Self::ScanSeesNothing),
         ("strangers-no-signal", Self::NoStandingSignal),
+        ("hold-promise-not-noted", Self::Rule(Mutant::HoldPromiseNotNoted)),
+        ("hold-restart-forgets-promises", Self::Rule(Mutant::HoldRestartForgetsPromises)),
+        ("hold-one-promise-is-all", Self::Rule(Mutant::HoldOnePromiseIsAll)),
     ];
 
     /// The rule of the core, if it is one.

@@ -260,6 +260,7 @@ pub(super) fn words(command: &Command) -> String {
         | Command::QuorumConfirmed { .. }
         | Command::DegradeBegun { .. }
         | Command::DegradeEnded { .. }
+        | Command::HoldersKnown { .. }
         | Command::Acknowledged { .. }
         | Command::RunOverridden { .. } => format!("{command:?}"),
     }

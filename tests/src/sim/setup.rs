@@ -111,6 +111,7 @@ impl Setup {
             open: mesh_proto::spec::Open::AfterLease,
             crash_policy: CrashPolicy::FailoverFirst,
             crash_restart_seconds: 3,
+            majority_lost: mesh_proto::spec::MajorityLost::Fence,
             hold_down_seconds,
             observers: Vec::new(),
             site_preference: Vec::new(),

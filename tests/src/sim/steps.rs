@@ -103,6 +103,7 @@ impl World {
             | Command::QuorumConfirmed { .. }
             | Command::DegradeBegun { .. }
             | Command::DegradeEnded { .. }
+            | Command::HoldersKnown { .. }
             | Command::Acknowledged { .. }
             | Command::RunOverridden { .. } => false,
         });
@@ -157,6 +158,7 @@ impl World {
             | Command::QuorumConfirmed { .. }
             | Command::DegradeBegun { .. }
             | Command::DegradeEnded { .. }
+            | Command::HoldersKnown { .. }
             | Command::Acknowledged { .. }
             | Command::RunOverridden { .. } => false,
         });

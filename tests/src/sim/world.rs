@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use mesh_proto::effect::{Order, Outcome};
 use mesh_proto::evidence::Report;
+use mesh_proto::hold::{HoldAnswer, HoldRequest};
 use mesh_proto::lease::{PledgeReply, PledgeRequest, RenewReply, RenewRequest};
-use mesh_proto::{Epoch, GroupName};
+use mesh_proto::{Epoch, GroupName, InstanceName};
 
 use super::agent::Agent;
 use super::checks::Checks;
@@ -34,6 +35,8 @@ pub(super) enum Message {
     PledgeReply { life: u64, request: PledgeRequest, reply: PledgeReply },
     Order { from: usize, life: u64, to: OrderTo, order: Box<Order> },
     OrderAnswer { life: u64, order: Box<Order>, outcome: Outcome },
+    Hold { from: usize, life: u64, round: u64, to: usize, request: Box<HoldRequest> },
+    HoldReply { instance: usize, life: u64, round: u64, giver: InstanceName, answer: HoldAnswer },
 }
 
 /// Who executes an order.
@@ -190,6 +193,8 @@ pub struct World {
     pub(super) injection: Injection,
     /// Faults still come.
     pub(super) faulty: bool,
+    /// Until then no other fault comes, and none is mended.
+    pub(super) story_until: Time,
     /// Servers are started by others than their guards.
     pub(super) strangers: bool,
     pub(super) faults: super::faults::Plan,
@@ -232,6 +237,7 @@ impl World {
             mutation,
             injection: Injection::default(),
             faulty: false,
+            story_until: 0,
             strangers: false,
             faults: super::faults::Plan::default(),
             queue: BTreeMap::new(),

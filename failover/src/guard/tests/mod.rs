@@ -2,6 +2,7 @@
 //! test says.
 
 mod disks;
+mod hold;
 mod leases;
 mod orders;
 mod property;
@@ -13,6 +14,7 @@ use std::collections::BTreeMap;
 use mesh_proto::codec::{Kind, decode, encode};
 use mesh_proto::effect::{Effect, Order, Outcome, StepRef};
 use mesh_proto::evidence::{GuardStatus, Position, ProcessState, Receiving, WriteProbe};
+use mesh_proto::hold::{HoldAnswer, HoldRequest};
 use mesh_proto::lease::{
     Electorate, GroupView, LeaseRecord, LeaseTerm, RenewAnswer, RenewReply, RenewRequest,
 };
@@ -73,6 +75,10 @@ struct Rig {
     quorums: Vec<u64>,
     answers: BTreeMap<u64, Outcome>,
     asked: Vec<RenewRequest>,
+    /// Rounds in which other guards were asked for promises: whom, and what.
+    asked_holders: Vec<(u64, Vec<InstanceName>, HoldRequest)>,
+    /// What was promised to other guards, by the request's id.
+    promises: BTreeMap<u64, HoldAnswer>,
     next_order: u64,
 }
 
@@ -89,6 +95,7 @@ impl Rig {
             pause: None,
             system_id: None,
             quorum: None,
+            hold: None,
         };
         let facts = LocalFacts {
             process,
@@ -118,6 +125,8 @@ impl Rig {
             quorums: Vec::new(),
             answers: BTreeMap::new(),
             asked: Vec::new(),
+            asked_holders: Vec::new(),
+            promises: BTreeMap::new(),
             next_order: 1,
         };
         rig.seen();
@@ -165,6 +174,8 @@ impl Rig {
             guard: state.guard.clone(),
             data: state.data.clone(),
             index: self.view.applied,
+            holders: std::collections::BTreeSet::new(),
+            waits: None,
         });
     }
 
@@ -222,6 +233,13 @@ impl Rig {
                     self.guard.handle_reply(self.now, round, &reply);
                 }
                 self.asked.push(*request);
+            }
+            Action::AskHolders { round, to, request } => {
+                let to = to.into_iter().map(|peer| peer.instance).collect();
+                self.asked_holders.push((round, to, *request));
+            }
+            Action::Promise { id, answer } => {
+                assert!(self.promises.insert(id, answer).is_none(), "answered twice");
             }
             Action::GateCommits => self.gated = true,
             Action::UngateCommits => self.gated = false,

@@ -233,10 +233,13 @@ impl Asked {
     }
 }
 
-/// What the loss of each site does to a zero-loss group, a line each; nothing for others.
+/// What the loss of each site does to a zero-loss group, and what faults mean in one that goes on without a majority of voters:
+/// a line each; nothing for others.
 fn losses(spec: &GroupSpec) -> String {
-    match spec.durability {
+    let of_sites: String = match spec.durability {
         Durability::Bounded => String::new(),
         Durability::ZeroLoss => quorum::site_losses(spec).iter().map(|loss| format!("\n  {loss}")).collect(),
-    }
+    };
+    let holds = policy::hold_cases(spec).into_iter().map(|case| format!("\n  {case}"));
+    holds.fold(of_sites, |all, case| all + &case)
 }

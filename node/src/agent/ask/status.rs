@@ -108,6 +108,7 @@ impl Asked {
             verdict: group.verdict.clone(),
             timing: group.timing.clone(),
             automatic: group.spec.automatic,
+            majority_lost: group.spec.majority_lost,
             quorum: quorum::asked(group).then(|| self.quorum_view(now, group)),
             blocked: group.verdict.blocked.clone().or_else(|| group.blocked()).or_else(|| {
                 self.driver.with_heard(|c| c.heard.rival(self.driver.clock.now(), &group.spec.group))

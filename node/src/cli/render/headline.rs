@@ -47,7 +47,12 @@ pub struct Headline {
     pub next: String,
 }
 
-fn headline(level: Level, word: &'static str, says: impl Into<String>, next: impl Into<String>) -> Headline {
+pub(super) fn headline(
+    level: Level,
+    word: &'static str,
+    says: impl Into<String>,
+    next: impl Into<String>,
+) -> Headline {
     Headline { level, word, says: says.into(), next: next.into() }
 }
 
@@ -101,6 +106,9 @@ pub fn of_group(group: &GroupStatus) -> Headline {
     let name = &group.group;
     if let Some(run) = group.run.as_ref().filter(|run| !run.phase.is_final()) {
         return of_run(group, run);
+    }
+    if let Some(alone) = super::hold::alone(group) {
+        return alone;
     }
     let primary = group.primary.as_ref().map_or("no primary", |primary| primary.as_str());
     let says = |text: &str| format!("{name}: {text}");

@@ -2,6 +2,7 @@
 
 mod disk;
 mod headline;
+mod hold;
 mod live;
 mod proposal;
 mod run;

@@ -79,6 +79,7 @@ fn guard(name: &str, process: ProcessState) -> GuardStatus {
         downgraded: Vec::new(),
         engine: mesh_proto::spec::Engine::Postgres,
         rival: None,
+        hold: None,
     }
 }
 
@@ -168,6 +169,7 @@ fn healthy() -> StatusView {
                 fresh: Millis(1_000),
             },
             automatic: true,
+            majority_lost: mesh_proto::spec::MajorityLost::Fence,
             quorum: None,
             blocked: None,
             instances: vec![

@@ -105,6 +105,9 @@ fn of_group(group: &GroupStatus, now: Wall, detail: Detail, look: &Look) -> Stri
     if let Some(why) = group.blocked.as_ref().or(group.verdict.blocked.as_ref()).filter(|_| !said) {
         out.push_str(&look.labelled(Tone::Warn, "  blocked  ", why));
     }
+    for (tone, says) in super::hold::lines(group) {
+        out.push_str(&look.labelled(tone, "  holds    ", &says));
+    }
     let mut table =
         Table::with_heading(&["instance", "site", "role", "state", "epoch", "lease", "lag", "seen by"]);
     for instance in &group.instances {

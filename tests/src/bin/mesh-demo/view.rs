@@ -177,6 +177,7 @@ impl<'a> View<'a> {
             | Command::QuorumConfirmed { .. }
             | Command::DegradeBegun { .. }
             | Command::DegradeEnded { .. }
+            | Command::HoldersKnown { .. }
             | Command::RunOverridden { .. } => summary(),
         }
     }
@@ -223,6 +224,7 @@ const fn role(command: &Command) -> Option<&'static str> {
         | Command::QuorumConfirmed { .. }
         | Command::DegradeBegun { .. }
         | Command::DegradeEnded { .. }
+        | Command::HoldersKnown { .. }
         | Command::SpecApplied { .. } => None,
     }
 }
