@@ -5,7 +5,7 @@
 //!
 //! Reading order: `machine` (the replicated state), [`driver`] (the coordinator and what it wants done), [`sightings`]
 //! and [`reporter`] (what this agent sees), [`routes`], [`gates`] and [`errands`] (what it changes), [`service`] and [`ask`] (what it
-//! is asked), [`denials`] (who may not ask it).
+//! is asked), [`denials`] (who may not ask it), [`traces`] (whom it tells of a run that is over).
 
 pub mod ask;
 pub mod denials;
@@ -23,6 +23,7 @@ pub mod roles;
 pub mod routes;
 pub mod service;
 pub mod sightings;
+pub mod traces;
 pub mod voting;
 
 mod news;

@@ -29,6 +29,7 @@ use super::routes::{Holdings, RouteKeeper, RouteWatch, Specs};
 use super::service::AgentService;
 use super::sightings::{Logins, ProbeLogin, RedisLogin, Sightings};
 use super::supervisor;
+use super::traces;
 use crate::clock::Clock;
 use crate::config::{ConfigError, NodeConfig, Reader};
 use crate::rpc::{Access, Caller, server};
@@ -291,6 +292,14 @@ pub async fn run(path: &Path) -> Result<(), AgentError> {
         denials.run(writing, until).await;
         Ok(())
     });
+    if let Some(section) = config.traces.clone() {
+        let about = traces::About { mesh: config.mesh.acting.clone(), agent: config.agent.name.clone() };
+        let (until, consensus) = (stopped(&stopping), consensus.clone());
+        parts.spawn(async move {
+            traces::run(consensus, about, section, until).await;
+            Ok(())
+        });
+    }
     parts.spawn(publish_members(consensus.clone(), members, stopped(&stopping)));
     supervisor::ready();
 

@@ -13,6 +13,7 @@ mod keep;
 mod locate;
 mod mesh;
 mod redis;
+mod traces;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ pub use keep::KeepSection;
 pub use locate::Problem;
 pub use mesh::{MeshSection, TooLong, after, recoveries};
 pub use redis::{RedisProbeSection, RedisSection, RedisTls};
+pub use traces::{Collector, CollectorError, TracesSection};
 
 /// Where the file is looked for when the command line does not say.
 pub const DEFAULT_PATH: &str = "/etc/mesh/mesh.toml";
@@ -52,6 +54,9 @@ pub struct NodeConfig {
     /// How observers log in to Redis instances.
     #[serde(default)]
     pub redis_probe: Option<RedisProbeSection>,
+    /// Where traces of runs go; nowhere when left out.
+    #[serde(default)]
+    pub traces: Option<TracesSection>,
     /// How long evidence that rejoins kept stays on this host.
     #[serde(default)]
     pub keep: KeepSection,
