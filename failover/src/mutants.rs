@@ -32,6 +32,8 @@ pub enum Mutant {
     ErrandsUnordered,
     /// End a change of voters as soon as the leader sees that it began.
     VotersAtOnce,
+    /// Take any standby for a part of the group's history, by its timeline alone.
+    AnyLine,
     /// A guard promises, and does not remember that it did.
     HoldPromiseNotNoted,
     /// A restarted guard takes itself for one that promised nothing.

@@ -71,6 +71,7 @@ fn status(name: &str, state: &MeshState) -> GuardStatus {
         gate: Epoch(1),
         process: if primary { ProcessState::Primary } else { ProcessState::Standby },
         commit_gated: false,
+        clients_wait: false,
         write_probe: WriteProbe::NotApplicable,
         disks: Vec::new(),
         position: None,
@@ -83,6 +84,7 @@ fn status(name: &str, state: &MeshState) -> GuardStatus {
         downgraded: Vec::new(),
         engine: mesh_proto::spec::Engine::Postgres,
         rival: None,
+        line: None,
         hold: None,
     }
 }

@@ -5,7 +5,7 @@
 
 use mesh_failover::Moment;
 use mesh_failover::plan::candidates::primary_position;
-use mesh_failover::plan::{Waived, Wish, assess, make};
+use mesh_failover::plan::{Candidate, Waived, Wish, assess, best, make};
 use mesh_failover::state::{Group, MeshState};
 use mesh_failover::verdict::observations::Observations;
 use mesh_proto::command::{Applied, Command, Entry, MemberRecord};
@@ -101,6 +101,7 @@ fn status(name: &str, seq: u64, process: ProcessState, have: Option<u64>) -> Gua
         gate: Epoch(1),
         process,
         commit_gated: false,
+        clients_wait: false,
         write_probe: WriteProbe::NotApplicable,
         disks: Vec::new(),
         position: have.map(|have| Position { timeline: 1, have: Lsn(have), replayed: Lsn(have) }),
@@ -113,6 +114,7 @@ fn status(name: &str, seq: u64, process: ProcessState, have: Option<u64>) -> Gua
         downgraded: Vec::new(),
         engine: mesh_proto::spec::Engine::Postgres,
         rival: None,
+        line: None,
         hold: None,
     }
 }
@@ -137,6 +139,49 @@ fn what_a_dead_primary_had_bounds_the_loss() {
     assert_eq!(primary_position(group, &heard).unwrap().have, Lsn(50_001 + MAX_LAG));
     assert!(rejection(group, &heard, false).unwrap().contains("max_lag_bytes"));
     assert_eq!(rejection(group, &heard, true), None, "a person may accept the loss");
+}
+
+/// A former primary that was opened again has a higher timeline than the primary that took its place, or the same number for
+/// another history. Found by the simulator: it was promoted as the furthest, and everything acknowledged since was gone.
+#[test]
+fn a_standby_of_a_history_that_was_left_is_no_candidate() {
+    let mut state = founded();
+    let group = state.groups.values_mut().next().unwrap();
+    group.epoch = Epoch(4);
+    group.branches = [(Epoch(2), Lsn(900)), (Epoch(3), Lsn(2_000)), (Epoch(4), Lsn(1_500))].into();
+    let group = &*group;
+    let left = |line: u64, end: u64| group.astray(Some(Epoch(line)), Lsn(end));
+    assert_eq!(left(4, 9_000), None, "of today's epoch, however far");
+    assert_eq!(left(3, 1_500), None, "it stopped where epoch 4 began");
+    assert!(left(3, 1_501).unwrap().contains("1 bytes of epoch 3 that are no part of epoch 4"));
+    assert!(left(2, 1_800).unwrap().contains("no part of epoch 4"), "epoch 3 was longer and never opened");
+    assert!(left(1, 1_000).unwrap().contains("no part of epoch 2"));
+    assert_eq!(group.astray(None, Lsn(9_000)), None, "what nobody knows is judged by the timeline");
+
+    let mut heard = Observations::default();
+    let stray = GuardStatus { line: Some(Epoch(3)), ..status("new", 1, ProcessState::Standby, Some(50_000)) };
+    heard.heard_guard(Moment(100), stray);
+    assert!(
+        rejection(group, &heard, true).unwrap().contains("its history was left"),
+        "force does not waive it"
+    );
+    let joined =
+        GuardStatus { line: Some(Epoch(4)), ..status("new", 2, ProcessState::Standby, Some(50_000)) };
+    heard.heard_guard(Moment(110), joined);
+    assert_eq!(rejection(group, &heard, false), None);
+
+    let frozen = |line, timeline, have| Candidate {
+        instance: "new".parse().unwrap(),
+        position: Position { timeline, have: Lsn(have), replayed: Lsn(have) },
+        data: DataIncarnation("d-new".to_owned()),
+        guard: GuardIncarnation("g-new".to_owned()),
+        system_id: 7,
+        line: Some(Epoch(line)),
+    };
+    let stray = [frozen(3, 9, 50_000)];
+    let (chosen, rejected) = best(group, &stray, None, None, true);
+    assert!(chosen.is_none() && rejected[0].1.contains("its history was left"), "{rejected:?}");
+    assert!(best(group, &[frozen(4, 3, 50_000)], None, None, true).0.is_some());
 }
 
 /// A host that was copied with its identity speaks in turns with the original; a guard that restarts never goes back.

@@ -47,6 +47,9 @@ pub struct GuardStatus {
     pub process: ProcessState,
     /// Whether commits are gated because renewals are late.
     pub commit_gated: bool,
+    /// Whether clients are shut out of a primary until its commit quorum has what it recovered.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub clients_wait: bool,
     /// The write probe; only on a primary.
     pub write_probe: WriteProbe,
     /// Where the WAL is.
@@ -75,6 +78,9 @@ pub struct GuardStatus {
     /// Somebody else decides here who is primary, and what to do about it: mesh does not act by itself beside it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rival: Option<String>,
+    /// The newest epoch in which its data was the primary's, or was joined to it; `None` where the guard does not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<Epoch>,
     /// Promises of guards to each other; `None` from a build that knows none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hold: Option<HoldStanding>,

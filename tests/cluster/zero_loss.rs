@@ -162,6 +162,59 @@ async fn commits_that_wait_are_let_go_by_policy_and_wait_again() {
     writer.stop().await.unwrap();
 }
 
+/// The primary comes up from its own log while its standby is away: what stands there alone nobody reads, until the standby has
+/// it or an operator lets it go.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_primary_recovered_is_read_only_when_its_quorum_has_it() {
+    let _turn = turn().await;
+    let lines = "durability = \"zero-loss\"\nhold_down_seconds = 0\ncrash_policy = \"restart-first\"";
+    let mut cluster = formed_as(Follows::RuntimeApi, lines).await;
+    zero_loss(&cluster).await;
+    let mut writer = cluster.writer();
+    flowing(&writer).await;
+    for let_go in [false, true] {
+        cluster.lose(DR).await.unwrap();
+        says(&cluster, &["COMMITS WAIT"]).await;
+        cluster.servers[EAST].kill_postmaster().unwrap();
+        says(&cluster, &["COMMITS WAIT", "clients shut out"]).await;
+        let refused = reads(&cluster).await.unwrap_err();
+        assert!(format!("{refused:#}").contains("pg_hba.conf"), "{refused:#}");
+        if let_go {
+            cluster.must(WITNESS, &["degrade", "--reason", "dr is flooded"]).await.unwrap();
+        } else {
+            cluster.boot(DR).unwrap();
+        }
+        let since = Instant::now();
+        let read = until("clients read", LIMIT, || async {
+            Ok(match reads(&cluster).await {
+                Ok(_) => Look::There(()),
+                Err(error) => Look::NotYet(format!("{error:#}")),
+            })
+        })
+        .await;
+        cluster.explained(read).await.unwrap();
+        println!("FIGURE clients are let in, degraded {let_go}: after {:?}", since.elapsed());
+        if !let_go {
+            zero_loss(&cluster).await;
+        }
+    }
+    writer.stop().await.unwrap();
+    let (acked, lost) = writer.lost(&cluster.servers[EAST].local_client()).await.unwrap();
+    assert!(acked > 0, "{acked} acknowledged");
+    assert_eq!(lost, Vec::<i64>::new());
+}
+
+/// What a client on the primary's host reads.
+async fn reads(cluster: &Cluster) -> anyhow::Result<i64> {
+    let config = cluster.servers[EAST].local_client();
+    let (client, connection) = config.connect(tokio_postgres::NoTls).await?;
+    let driven = tokio::spawn(connection);
+    let row = client.query_one("SELECT count(*) FROM lab", &[]).await?;
+    drop(client);
+    driven.await??;
+    Ok(row.try_get(0)?)
+}
+
 async fn goes_on(cluster: &Cluster, writer: &mesh_tests::lab::writer::Writer, before: usize) {
     let flows = until("commits go on without a standby", LIMIT, || async {
         let count = writer.count();

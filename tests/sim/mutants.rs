@@ -6,7 +6,7 @@ use mesh_tests::sim::{Options, run};
 
 /// The rule, and where to look: the seeds `from .. from + SEEDS`. Searched from seed 0, the first that shows it is the
 /// last of them or just before; a search from 0 would take minutes for the rare ones.
-const TABLE: [(&str, u64); 26] = [
+const TABLE: [(&str, u64); 28] = [
     ("promote-without-waiting", 10),
     ("minority-pledges", 38),
     ("no-fence-budget", 14),
@@ -27,12 +27,14 @@ const TABLE: [(&str, u64); 26] = [
     ("quorum-no-intersection", 1),
     ("quorum-identity-without-data", 28),
     ("quorum-after-promotion", 3),
+    ("quorum-read-before-it", 0),
     ("quorum-freeze-not-final", 3),
+    ("quorum-any-line", 52),
     ("scan-sees-nothing", 52),
     ("strangers-no-signal", 52),
     ("hold-promise-not-noted", 0),
-    ("hold-restart-forgets-promises", 0),
-    ("hold-one-promise-is-all", 18),
+    ("hold-restart-forgets-promises", 14),
+    ("hold-one-promise-is-all", 14),
 ];
 
 /// Within how many seeds.
@@ -44,7 +46,7 @@ fn caught(name: &str) {
     let options = Options {
         errands: name.starts_with("errands-"),
         zero_loss: name.starts_with("quorum-"),
-        restarts: name.starts_with("scan-"),
+        restarts: name.starts_with("scan-") || ["quorum-read-before-it", "quorum-any-line"].contains(&name),
         strangers: name.starts_with("strangers-"),
         elects: name.starts_with("voters-"),
         hold: name.starts_with("hold-"),
@@ -165,6 +167,16 @@ fn a_quorum_set_after_the_promotion_is_caught() {
 #[test]
 fn a_freeze_that_is_not_final_is_caught() {
     caught("quorum-freeze-not-final");
+}
+
+#[test]
+fn reading_what_a_primary_recovered_before_its_quorum_has_it_is_caught() {
+    caught("quorum-read-before-it");
+}
+
+#[test]
+fn a_standby_of_a_history_that_was_left_is_caught() {
+    caught("quorum-any-line");
 }
 
 #[test]

@@ -50,6 +50,9 @@ async fn crash_failover_end_to_end() {
     assert_eq!(again.timeline, 2);
     let repeated = record_epoch(best, &row(2, "best"), Durability::Local, soon(5)).await.unwrap();
     assert_eq!(repeated, Recorded::AlreadyThere);
+    let later = EpochRow { lease_no: row(2, "best").lease_no + 1, ..row(2, "best") };
+    let anew = record_epoch(best, &later, Durability::Local, soon(5)).await.unwrap();
+    assert_eq!(anew, Recorded::Again, "the same epoch under the next lease");
     for stale in [row(1, "a"), row(2, "a")] {
         let refused = record_epoch(best, &stale, Durability::Local, soon(5)).await;
         assert!(matches!(refused, Err(EpochError::Superseded { found: 2, .. })), "{refused:?}");

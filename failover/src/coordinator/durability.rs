@@ -63,7 +63,15 @@ pub(super) fn choose<'a>(
             }
         }
     }
-    // With the loss accepted, the furthest is the least loss.
+    // With the loss accepted, the furthest is the least loss; where nobody is left, also one whose history was left.
+    if first.is_none() {
+        let left = |c: &&Candidate| group.astray(c.line, c.position.have).is_some();
+        let may = |c: &&Candidate| group.instance(&c.instance).is_some_and(|spec| spec.priority > 0);
+        let same = |c: &&Candidate| group.system_id.is_none_or(|id| id == c.system_id);
+        let all = within.iter().filter(left).filter(may).filter(same);
+        let furthest = all.max_by_key(|c| (c.line, c.position.have));
+        first = furthest.and_then(|c| Some((c.instance.clone(), group.astray(c.line, c.position.have)?)));
+    }
     if run.plan.accept_loss
         && let Some((name, missing)) = first
         && let Some(candidate) = within.iter().find(|c| c.instance == name)

@@ -9,7 +9,7 @@ use mesh_proto::evidence::{GuardStatus, ProcessState};
 use mesh_proto::lease::{Expiry, Proof, Receipt};
 use mesh_proto::quorum::{DurabilityProof, QuorumMember};
 use mesh_proto::run::{Run, RunKind, Signal, StuckCause};
-use mesh_proto::{Lsn, Millis};
+use mesh_proto::{Epoch, Lsn, Millis};
 
 use super::decide::Step;
 use super::durability::{choose, handed_over, next_standbys};
@@ -172,6 +172,7 @@ impl Driver {
                     heard.said.guard == c.guard && heard.said.data.as_ref().is_none_or(|data| *data == c.data)
                 })
             })
+            .map(|c| Candidate { line: self::line(context, group, &c), ..c })
             .collect();
         let ended = self.ended(context, group, run);
         let mut barred = Vec::new();
@@ -349,6 +350,12 @@ fn frozen(context: &Context<'_>, group: &Group, run: &Run) -> Vec<Candidate> {
     steps.filter(|c| c.instance != run.ending_instance).collect()
 }
 
+/// The newest epoch that a frozen standby's data is known to be of, by its guard's own word. An older word says an older one.
+fn line(context: &Context<'_>, group: &Group, candidate: &Candidate) -> Option<Epoch> {
+    let heard = context.heard.guard(&group.spec.group, &candidate.instance)?;
+    heard.said.line.filter(|_| !context.mutants.has(Mutant::AnyLine))
+}
+
 fn candidate(instance: &mesh_proto::InstanceName, finding: &Finding) -> Option<Candidate> {
     match finding {
         Finding::Frozen { position, data, guard, system_id } => Some(Candidate {
@@ -357,6 +364,7 @@ fn candidate(instance: &mesh_proto::InstanceName, finding: &Finding) -> Option<C
             data: data.clone(),
             guard: guard.clone(),
             system_id: *system_id,
+            line: None,
         }),
         Finding::Nothing
         | Finding::Fenced(_)

@@ -341,6 +341,7 @@ impl Guard {
 
     fn opened_primary(&mut self, opened: Opened) {
         self.opened = Some(opened);
+        self.state.line = Some(opened.term.epoch);
         self.trouble = None;
         self.keep_up = false;
         self.learn_process(ProcessState::Primary);
@@ -358,7 +359,9 @@ impl Guard {
                 self.state.data = data.clone();
             }
         }
-        self.state.rejoin = None;
+        if let Some(rejoin) = self.state.rejoin.take() {
+            self.state.line = Some(rejoin.epoch);
+        }
         self.changed();
         self.trouble = None;
         self.keep_up = false;

@@ -77,6 +77,9 @@ pub struct GuardState {
     /// more. On disk before anybody is told.
     #[serde(default)]
     pub promised: LeaseTerm,
+    /// The newest epoch in which this life of the data was the primary's, or was joined to it.
+    #[serde(default)]
+    pub line: Option<Epoch>,
 }
 
 /// The epoch gate: highest epoch seen, and the highest Raft term of a leader that gave an order in it.
@@ -142,6 +145,8 @@ pub struct LocalFacts {
     pub disks: Vec<DiskStanding>,
     /// The commit gate.
     pub commit_gate: CommitGate,
+    /// Clients are shut out until the commit quorum has what the server recovered.
+    pub clients_wait: bool,
     /// The commit quorum that was last set, and how far it has come; `None` before one was.
     pub quorum: Option<QuorumStanding>,
     /// Why promise 1 is downgraded on this host.
@@ -198,6 +203,7 @@ pub(super) fn first(config: &GuardConfig, fresh: Fresh) -> GuardState {
         receipt: None,
         rejoin: None,
         promised: LeaseTerm::default(),
+        line: None,
     }
 }
 
@@ -214,6 +220,7 @@ pub(super) fn again(mut state: GuardState, fresh: Fresh) -> GuardState {
     if state.rejoin.is_some() {
         // Died in the middle of a rewind or rebuild: whatever lies there now is not what the old life was.
         state.data = fresh.data;
+        state.line = None;
     }
     state
 }

@@ -18,6 +18,7 @@ pub(super) struct Essence {
     gate: Epoch,
     process: ProcessState,
     commit_gated: bool,
+    clients_wait: bool,
     write_probe: std::mem::Discriminant<WriteProbe>,
     disks: Vec<(DiskHolds, Option<std::mem::Discriminant<DiskTrouble>>)>,
     streaming: Option<(bool, Option<String>)>,
@@ -42,6 +43,7 @@ impl Guard {
             gate: status.gate,
             process: status.process,
             commit_gated: status.commit_gated,
+            clients_wait: status.clients_wait,
             write_probe: std::mem::discriminant(&status.write_probe),
             disks: status.disks.iter().map(|disk| (disk.holds, self.disk_trouble(disk))).collect(),
             streaming: status.receiving.map(|receiving| (receiving.streaming, receiving.from)),
@@ -80,6 +82,8 @@ impl Guard {
             gate: self.state.gate.epoch,
             process: self.process(),
             commit_gated: facts.is_some_and(|facts| facts.commit_gate != CommitGate::Open),
+            clients_wait: facts.is_some_and(|facts| facts.clients_wait)
+                && self.process() == ProcessState::Primary,
             write_probe: facts.map_or(WriteProbe::NotApplicable, |facts| aged(facts.write_probe, age)),
             disks: facts
                 .map(|facts| facts.disks.iter().map(|disk| disk.clone().aged(age)).collect())
@@ -97,6 +101,7 @@ impl Guard {
             downgraded: facts.map(|facts| facts.downgraded.clone()).unwrap_or_default(),
             engine: self.config.engine,
             rival: facts.and_then(|facts| facts.rival.clone()),
+            line: self.state.line,
             hold: Some(self.hold_standing(now)),
         }
     }

@@ -4,7 +4,7 @@
 use mesh_proto::effect::{Effect, Finding, Outcome};
 use mesh_proto::evidence::{Position, ProcessState};
 use mesh_proto::quorum::QuorumMember;
-use mesh_proto::{DataIncarnation, GuardIncarnation, InstanceName, Lsn, SiteName};
+use mesh_proto::{DataIncarnation, Epoch, GuardIncarnation, InstanceName, Lsn, SiteName};
 
 use crate::Moment;
 use crate::quorum;
@@ -46,6 +46,8 @@ pub struct Candidate {
     pub guard: GuardIncarnation,
     /// Its system identifier.
     pub system_id: u64,
+    /// The newest epoch that its data is known to be of.
+    pub line: Option<Epoch>,
 }
 
 /// The furthest position of the primary that is known, with its timeline: as its guard last told this leader, or as the
@@ -89,6 +91,7 @@ pub fn assess(now: Moment, group: &Group, heard: &Observations, waived: Waived) 
             (Some(reference), Some(position)) => Some(reference.have.bytes_since(position.have)),
             (None, _) | (_, None) => None,
         };
+        let left = || group.astray(status?.line, position?.have).filter(|_| !waived.loss);
         let rejected = match status {
             None => Some("its guard is silent".to_owned()),
             Some(_) if spec.priority == 0 => Some("priority 0: never promoted".to_owned()),
@@ -106,8 +109,8 @@ pub fn assess(now: Moment, group: &Group, heard: &Observations, waived: Waived) 
             }
             Some(status) if status.data.is_none() => Some("the life of its data is not known".to_owned()),
             Some(_) if position.is_none() => Some("its position is not known".to_owned()),
-            Some(_) if zero_loss => uncovered.clone(),
-            Some(_) => position_rejection(group, reference, position, lag, waived.lag),
+            Some(_) if zero_loss => left().or_else(|| uncovered.clone()),
+            Some(_) => left().or_else(|| position_rejection(group, reference, position, lag, waived.lag)),
         };
         let rank = site_rank(group, &spec.site);
         let have = position.map(|p| p.have).unwrap_or_default();
@@ -188,14 +191,18 @@ pub fn best<'a>(
 ) -> (Option<&'a Candidate>, Vec<(InstanceName, String)>) {
     let mut rejected = Vec::new();
     let mut fit: Vec<&Candidate> = Vec::new();
-    // Without a word of the primary, the lineage is the furthest timeline that a standby reached.
-    let lineage = timeline.or_else(|| frozen.iter().map(|c| c.position.timeline).max());
+    let left = |candidate: &Candidate| group.astray(candidate.line, candidate.position.have);
+    // Without a word of the primary, the lineage is the furthest timeline that a standby of its history reached.
+    let of_it = frozen.iter().filter(|candidate| left(candidate).is_none());
+    let lineage = timeline.or_else(|| of_it.map(|c| c.position.timeline).max());
     for candidate in frozen {
         let lag = reference.map(|r| r.bytes_since(candidate.position.have));
         let why = if group.system_id.is_some_and(|id| id != candidate.system_id) {
             Some("is a server of another cluster: the system identifier differs".to_owned())
         } else if group.instance(&candidate.instance).is_none_or(|i| i.priority == 0) {
             Some("priority 0: never promoted".to_owned())
+        } else if let Some(why) = left(candidate) {
+            Some(why)
         } else if lineage.is_some_and(|l| l != candidate.position.timeline) {
             Some(format!("stands on timeline {}, not {}", candidate.position.timeline, lineage.unwrap_or(0)))
         } else if lag.is_some_and(|lag| lag > group.spec.max_lag_bytes) && !accept_lag {

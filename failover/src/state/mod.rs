@@ -5,6 +5,7 @@
 
 mod apply;
 mod audit;
+mod branches;
 mod degrade;
 mod electorate;
 mod holders;
@@ -29,7 +30,7 @@ use mesh_proto::quorum::{Degraded, QuorumConfig};
 use mesh_proto::run::Run;
 use mesh_proto::spec::{GroupSpec, InstanceSpec, Timing};
 use mesh_proto::{
-    AgentName, DataIncarnation, Epoch, Generation, GroupName, InstanceName, LeaseNo, MeshId, Millis,
+    AgentName, DataIncarnation, Epoch, Generation, GroupName, InstanceName, LeaseNo, Lsn, MeshId, Millis,
     RouteName, RunId, Wall,
 };
 use serde::{Deserialize, Serialize};
@@ -97,6 +98,9 @@ pub struct Group {
     /// The older lease that nobody has proved to be over: promises of other guards may still hold it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unended: Option<Unended>,
+    /// Where each of the newest epochs began: what an instance has beyond that, of an older one, is no part of it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub branches: BTreeMap<Epoch, Lsn>,
     /// The takeover that is open, if any.
     pub takeover: Option<Takeover>,
     /// Generation of freezes: raised when a takeover opens and when freezes are released.
@@ -212,6 +216,7 @@ impl Group {
             system_id: None,
             leases: BTreeMap::new(),
             unended: None,
+            branches: BTreeMap::new(),
             takeover: None,
             generation: Generation(0),
             run: None,

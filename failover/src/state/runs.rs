@@ -404,6 +404,7 @@ impl Group {
         self.takeover = None;
         self.primary = Some(Primary { instance: wanted.instance.clone(), data: wanted.data.clone() });
         let term = self.set_lease(stamp, wanted.instance, wanted.data, wanted.guard);
+        self.branch_off(wanted.position.have);
         self.promote_quorum(wanted.standbys);
         let run = self.run_mut(id)?;
         run.promotion = Some(Promotion {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use mesh_adapters::postgres::{
     self as pg, Clients, CrashScan, EpochError, EpochRow, FenceMode, FencePlan, HbaError, How, Instance,
-    PromoteError, RejoinError, RejoinRequest, Repointed, StandbyError, StandbyUpstream, StartAs,
+    PromoteError, Recorded, RejoinError, RejoinRequest, Repointed, StandbyError, StandbyUpstream, StartAs,
     StartRequest, Upstream,
 };
 use mesh_failover::guard::{CommitGate, Rejoin, Task, TaskResult};
@@ -313,21 +313,8 @@ impl Hand {
         if !started.in_recovery {
             return Err(Trouble::Unknown("the server was started as a standby and is none".to_owned()));
         }
-        self.let_in(instance).await?;
+        quorum::let_in(&self.server, instance, self.deadline).await.map_err(unknown)?;
         Ok(TaskResult::Done)
-    }
-
-    async fn let_in(&self, instance: &Instance) -> Result<(), Trouble> {
-        if self.server.clients() == Some(Clients::LetIn) {
-            return Ok(());
-        }
-        match pg::set_clients(instance, Clients::LetIn, self.deadline).await {
-            Ok(()) => self.server.set_clients(Clients::LetIn),
-            // Started by somebody else: its clients were never shut out, and status says so.
-            Err(HbaError::OtherFile { .. }) => {}
-            Err(error) => return Err(unknown(error)),
-        }
-        Ok(())
     }
 
     /// A standby whose commits will wait for others: no session may commit before that is surely in force, so all of them
@@ -370,6 +357,7 @@ impl Hand {
                     "the server was started as the primary and is in recovery".to_owned(),
                 ));
             }
+            server.set_recovered(true);
         }
         let gated = server.gate() != CommitGate::Open;
         let config = server.quorum().map(|(config, _)| config);
@@ -401,10 +389,14 @@ impl Hand {
             pg::record_epoch(instance, &row, pg::Durability::Local, deadline),
             pg::write_standby_signal(instance, deadline),
         );
-        recorded.map_err(|error| match error {
+        let recorded = recorded.map_err(|error| match error {
             EpochError::Superseded { .. } | EpochError::TooLarge => failed(error),
             EpochError::Sql(_) => unknown(error),
         })?;
+        if recorded == Recorded::Written {
+            // The first of its epoch: what it was promoted with was frozen and counted.
+            server.set_recovered(false);
+        }
         gate.map_err(unknown)?;
         if config.is_some() {
             // The gate first, then the quorum: each is seen in force before a client is let in.
@@ -416,7 +408,12 @@ impl Hand {
             server.set_gate(CommitGate::Open);
         }
         self.must_hold(term).await?;
-        self.let_in(instance).await?;
+        if server.recovered() && counts {
+            // What it recovered may stand here alone. Nobody reads that before its quorum has it, which the marker shows.
+            tracing::info!("clients stay shut out until the commit quorum has what was recovered");
+        } else {
+            quorum::let_in(server, instance, deadline).await.map_err(unknown)?;
+        }
         let at = pg::end_of_wal(instance, deadline).await.map_err(unknown)?;
         let timeline = promoted.timeline;
         tracing::info!(timeline, promotion = ?promoted.took, "open as primary in epoch {}", term.epoch);

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use mesh_adapters::postgres::{self as pg, GateError, Instance, SyncSetting};
+use mesh_adapters::postgres::{self as pg, Clients, GateError, HbaError, Instance, SyncSetting};
 use mesh_failover::guard::CommitGate;
 use mesh_proto::quorum::{QuorumConfig, QuorumStage};
 
@@ -106,7 +106,8 @@ pub(super) async fn change(server: &Server, instance: &Instance, deadline: Insta
     Ok(())
 }
 
-/// Writes markers until one is on the quorum that is in force.
+/// Writes markers until one is on the quorum that is in force. A marker has everything before it with it, so that is also when
+/// clients may read what a primary recovered from its own log (PROTOCOL, Boot gate).
 async fn mark(server: &Server, instance: &Instance) {
     while let Some((config, QuorumStage::InForce)) = server.quorum() {
         let done = match counted(&config) {
@@ -116,15 +117,39 @@ async fn mark(server: &Server, instance: &Instance) {
             // Nothing is let go, so there is nothing to mark.
             None => return,
         };
+        let done = match done {
+            Ok(()) if server.recovered() => {
+                let opened = let_in(server, instance, Instant::now() + GATE_WITHIN).await;
+                opened.map_err(|error| chain(&error))
+            }
+            other => other.map_err(|error| chain(&error)),
+        };
         match done {
             Ok(()) => {
                 tracing::info!(version = config.version, "the marker is on the commit quorum");
                 server.quorum_is(config.version, QuorumStage::Marked);
             }
             Err(error) => {
-                tracing::debug!(error = chain(&error), "the marker is not on the commit quorum yet");
+                tracing::debug!(
+                    error,
+                    "the marker is not on the commit quorum yet, or clients are not let in"
+                );
                 tokio::time::sleep(MARKER_AGAIN).await;
             }
         }
     }
+}
+
+/// Opens the boot gate.
+pub(super) async fn let_in(server: &Server, instance: &Instance, deadline: Instant) -> Result<(), HbaError> {
+    if server.clients() == Some(Clients::LetIn) {
+        return Ok(());
+    }
+    match pg::set_clients(instance, Clients::LetIn, deadline).await {
+        Ok(()) => server.set_clients(Clients::LetIn),
+        // Started by somebody else: its clients were never shut out, and status says so.
+        Err(HbaError::OtherFile { .. }) => {}
+        Err(error) => return Err(error),
+    }
+    Ok(())
 }

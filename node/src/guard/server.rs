@@ -46,6 +46,8 @@ struct Inner {
     gate: CommitGate,
     quorum: Option<(QuorumConfig, QuorumStage)>,
     clients: Option<Clients>,
+    /// Started as the primary by this guard, and clients were not let in since: what it recovered may stand here alone.
+    recovered: bool,
     downgraded: Vec<String>,
     /// What its watchdog covers, or that there is none.
     watchdog: String,
@@ -90,6 +92,7 @@ impl Server {
                 gate: CommitGate::Open,
                 quorum: None,
                 clients: None,
+                recovered: false,
                 downgraded,
                 watchdog: "no watchdog and no kernel-side deadline are used: a host that was suspended or frozen as a whole \
                            may answer for some milliseconds before its guard fences"
@@ -188,6 +191,7 @@ impl Server {
                 inner.life = Life::Running(postmaster.clone());
                 inner.ending = false;
                 inner.gate = CommitGate::Open;
+                inner.recovered = false;
             } else if let Err(error) = postmaster.process().signal(Signal::KILL) {
                 tracing::error!(%error, "a server started too late could not be killed; the fence repeats it");
             }
@@ -243,7 +247,26 @@ impl Server {
     }
 
     pub(super) fn set_clients(&self, clients: Clients) {
-        self.inner().clients = Some(clients);
+        let mut inner = self.inner();
+        inner.clients = Some(clients);
+        inner.recovered &= clients == Clients::ShutOut;
+    }
+
+    /// Whether it came up from its own log as the primary, and nobody has been let in since.
+    pub(super) fn recovered(&self) -> bool {
+        self.inner().recovered
+    }
+
+    /// Whether they are shut out of it for that reason.
+    pub(super) fn clients_wait(&self) -> bool {
+        let inner = self.inner();
+        inner.recovered && inner.quorum.as_ref().is_some_and(|(config, _)| config.k > 0)
+    }
+
+    /// It came up from its own log as the primary of an epoch that it was open in before, or that is not so.
+    pub(super) fn set_recovered(&self, so: bool) {
+        self.inner().recovered = so;
+        self.look.notify_one();
     }
 
     /// What the watchdog covers from now on.

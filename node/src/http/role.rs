@@ -141,6 +141,9 @@ fn may_write(status: &GuardStatus, age: Millis) -> Result<(), String> {
     if status.commit_gated {
         return Err("its commits are held: its lease is not being renewed".to_owned());
     }
+    if status.clients_wait {
+        return Err("clients are shut out until its commit quorum has what it recovered".to_owned());
+    }
     if status.receipt.as_ref().is_some_and(|receipt| receipt.term >= lease.term) {
         return Err("it was fenced".to_owned());
     }

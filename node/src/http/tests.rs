@@ -56,6 +56,7 @@ fn status(process: ProcessState) -> GuardStatus {
         gate: Epoch(3),
         process,
         commit_gated: false,
+        clients_wait: false,
         write_probe: if primary { WriteProbe::Ok { age: Millis(100) } } else { WriteProbe::NotApplicable },
         disks: Vec::new(),
         position: None,
@@ -73,6 +74,7 @@ fn status(process: ProcessState) -> GuardStatus {
         downgraded: Vec::new(),
         engine: mesh_proto::spec::Engine::Postgres,
         rival: None,
+        line: None,
         hold: None,
     }
 }

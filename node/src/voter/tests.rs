@@ -89,6 +89,7 @@ fn status() -> GuardStatus {
         gate: Epoch(1),
         process: ProcessState::Primary,
         commit_gated: false,
+        clients_wait: false,
         write_probe: WriteProbe::NotApplicable,
         disks: Vec::new(),
         position: None,
@@ -100,6 +101,7 @@ fn status() -> GuardStatus {
         trouble: None,
         downgraded: Vec::new(),
         engine: mesh_proto::spec::Engine::Postgres,
+        line: None,
         rival: None,
         hold: None,
     }

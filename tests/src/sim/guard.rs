@@ -227,6 +227,7 @@ impl World {
             write_probe: probe,
             disks: Vec::new(),
             commit_gate: if server.gated { CommitGate::InForce } else { CommitGate::Open },
+            clients_wait: server.recovered && server.processes == Processes::Primary,
             quorum: server.sync.standing(),
             downgraded: Vec::new(),
             trouble: None,

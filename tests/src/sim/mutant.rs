@@ -20,6 +20,8 @@ pub enum Mutation {
     ReceiptBeforeFence,
     /// The new primary's commit quorum is set when its clients are in already.
     QuorumAfterPromotion,
+    /// Clients are let into a primary that recovered before its commit quorum has that.
+    ReadBeforeQuorum,
     /// A frozen standby's receiver is not cut.
     FreezeNotFinal,
     /// The guard says of every dead log that the candidate lacks nothing.
@@ -32,7 +34,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// Every one, with its name on the command line.
-    pub const ALL: [(&'static str, Self); 26] = [
+    pub const ALL: [(&'static str, Self); 28] = [
         ("promote-without-waiting", Self::Rule(Mutant::PromoteWithoutWaiting)),
         ("minority-pledges", Self::Rule(Mutant::MinorityPledges)),
         ("no-fence-budget", Self::Rule(Mutant::NoFenceBudget)),
@@ -53,7 +55,9 @@ impl Mutation {
         ("quorum-no-intersection", Self::Rule(Mutant::NoIntersection)),
         ("quorum-identity-without-data", Self::Rule(Mutant::IdentityWithoutData)),
         ("quorum-after-promotion", Self::QuorumAfterPromotion),
+        ("quorum-read-before-it", Self::ReadBeforeQuorum),
         ("quorum-freeze-not-final", Self::FreezeNotFinal),
+        ("quorum-any-line", Self::Rule(Mutant::AnyLine)),
         ("scan-sees-nothing", Self::ScanSeesNothing),
         ("strangers-no-signal", Self::NoStandingSignal),
         ("hold-promise-not-noted", Self::Rule(Mutant::HoldPromiseNotNoted)),
@@ -72,6 +76,7 @@ impl Mutation {
             | Self::NoSelfFence
             | Self::ReceiptBeforeFence
             | Self::QuorumAfterPromotion
+            | Self::ReadBeforeQuorum
             | Self::FreezeNotFinal
             | Self::ScanSeesNothing
             | Self::NoStandingSignal

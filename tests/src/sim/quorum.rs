@@ -138,6 +138,15 @@ impl World {
         self.servers[instance].sync.waiting.push(write);
     }
 
+    /// A client reads what a primary recovered, acknowledged or not, and counts on it from then on.
+    pub(super) fn read_recovered(&mut self, instance: usize) {
+        let (wal, epoch) = (&self.servers[instance].wal, self.group().epoch);
+        if let (true, Some(hash)) = (self.setup.zero_loss(), wal.last().copied()) {
+            let at = wal.len() - 1;
+            self.oracle.writes.push(Acknowledged { instance, epoch, at, hash, written_off: false });
+        }
+    }
+
     /// Whether `config` lets a commit at this place go now.
     fn met(&self, primary: usize, config: Option<&QuorumConfig>, at: usize) -> bool {
         let Some(config) = config.filter(|config| config.k > 0) else { return true };
@@ -170,6 +179,14 @@ impl World {
                 && self.met(primary, newest, at)
             {
                 self.servers[primary].sync.marked = true;
+                if self.servers[primary].recovered {
+                    self.say(|| {
+                        format!("clients are let into server {primary}: its quorum has what it recovered")
+                    });
+                    self.servers[primary].recovered = false;
+                    self.servers[primary].clients = true;
+                    self.read_recovered(primary);
+                }
                 self.tell_facts(primary);
             }
             // Some walsenders work by the old list, some by the new one: either lets go.

@@ -304,6 +304,8 @@ impl World {
                     it.life += 1;
                     it.processes = Processes::Primary;
                     it.clients = false;
+                    // The primary of an epoch that stands in its log is opened again.
+                    it.recovered = it.epoch == term.epoch;
                     None
                 }
                 Processes::Standby => {
@@ -373,7 +375,15 @@ impl World {
         it.write(time, content);
         it.epoch = term.epoch;
         it.gated = false;
-        it.clients = true;
+        // Who reads what was recovered may count on it from then on.
+        let counts = it.recovered && it.sync.config.as_ref().is_some_and(|config| config.k > 0);
+        let waits = counts && self.mutation != Some(Mutation::ReadBeforeQuorum);
+        it.clients = !waits;
+        it.recovered = waits;
+        if counts && !waits {
+            self.read_recovered(instance);
+        }
+        let it = &self.servers[instance];
         let (timeline, at) = (it.timeline, it.end());
         self.say(|| format!("server {instance} is open as the primary of {term}, timeline {timeline}"));
         self.task_over(instance, job, TaskResult::Opened { timeline, at });

@@ -114,8 +114,10 @@ pub struct EpochRow {
 /// What became of an epoch row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recorded {
-    /// Written and committed.
+    /// Written and committed: the first of its epoch.
     Written,
+    /// Written and committed, and the epoch was there under an older lease number: this primary is opened again.
+    Again,
     /// It was there.
     AlreadyThere,
 }
@@ -202,7 +204,7 @@ pub async fn record_epoch(
     session.run("lock the epoch", "LOCK TABLE mesh.epoch IN SHARE ROW EXCLUSIVE MODE", deadline).await?;
     let what = "read the latest epoch";
     let sql = "SELECT epoch, lease_no, instance FROM mesh.epoch ORDER BY epoch DESC, lease_no DESC LIMIT 1";
-    let mut there = false;
+    let (mut there, mut again) = (false, false);
     if let Some(latest) = session.rows(what, sql, &[], deadline).await?.first() {
         let found: i64 = get(what, latest, 0)?;
         let found_lease: i64 = get(what, latest, 1)?;
@@ -210,7 +212,8 @@ pub async fn record_epoch(
         if found > epoch || (found == epoch && by != row.instance) {
             return Err(EpochError::Superseded { found: found.cast_unsigned(), by, offered: row.epoch });
         }
-        there = found == epoch && found_lease >= lease_no;
+        again = found == epoch;
+        there = again && found_lease >= lease_no;
     }
     if !there {
         let sql = "INSERT INTO mesh.epoch (epoch, lease_no, instance) VALUES ($1, $2, $3)";
@@ -218,7 +221,11 @@ pub async fn record_epoch(
     }
     session.run("commit the epoch", "COMMIT", deadline).await?;
     instance.warm().give_back(session);
-    Ok(if there { Recorded::AlreadyThere } else { Recorded::Written })
+    Ok(match (there, again) {
+        (true, _) => Recorded::AlreadyThere,
+        (false, true) => Recorded::Again,
+        (false, false) => Recorded::Written,
+    })
 }
 
 /// Where a primary's log ends now.

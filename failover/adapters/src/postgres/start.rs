@@ -25,6 +25,9 @@ use super::sql::{Durability, Session, SqlError, get};
 use super::tool::tail;
 use crate::process::{Exit, KillError, Survivors, reap_adopted};
 
+/// How soon a standby asks again for a primary that does not answer; `options` of the configuration overrule it.
+const RETRY: &str = "500ms";
+
 /// What it is to be.
 #[derive(Clone, Debug)]
 pub enum StartAs {
@@ -318,6 +321,10 @@ fn arguments(instance: &Instance, start_as: &StartAs) -> Vec<OsString> {
             StandbyUpstream::Nobody | StandbyUpstream::AsConfigured | StandbyUpstream::Follow(_),
         )
         | StartAs::Primary => {}
+    }
+    if matches!(start_as, StartAs::Standby(_)) {
+        // PostgreSQL's 5 s would be how long commits wait for a standby whose primary crashed and came up at once.
+        set("wal_retrieve_retry_interval", RETRY);
     }
     for (name, value) in &settings.options {
         set(name, value);

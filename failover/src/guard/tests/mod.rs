@@ -105,6 +105,7 @@ impl Rig {
             write_probe: WriteProbe::NotApplicable,
             disks: Vec::new(),
             commit_gate: CommitGate::Open,
+            clients_wait: false,
             quorum: None,
             downgraded: Vec::new(),
             trouble: None,

@@ -62,6 +62,7 @@ fn guard(name: &str, process: ProcessState) -> GuardStatus {
         gate: Epoch(3),
         process,
         commit_gated: false,
+        clients_wait: false,
         write_probe: if primary { WriteProbe::Ok { age: Millis(80) } } else { WriteProbe::NotApplicable },
         disks: Vec::new(),
         position: Some(position),
@@ -79,6 +80,7 @@ fn guard(name: &str, process: ProcessState) -> GuardStatus {
         downgraded: Vec::new(),
         engine: mesh_proto::spec::Engine::Postgres,
         rival: None,
+        line: None,
         hold: None,
     }
 }
@@ -290,6 +292,12 @@ fn run(moment: usize) -> Run {
         entered: phases[..entered].iter().map(|(phase, at)| (*phase, Wall(NOW + at))).collect(),
         takeovers: 1,
     }
+}
+
+/// A run that is over.
+#[must_use]
+pub fn finished_run() -> Run {
+    run(4)
 }
 
 fn status(view: &StatusView, look: &Look) -> String {

@@ -239,6 +239,7 @@ fn state(guard: &GuardStatus, primary: bool) -> (Tone, String) {
     let (tone, word) = match guard.process {
         ProcessState::Primary if !primary => (Tone::Bad, "still runs as primary"),
         ProcessState::Primary if guard.commit_gated => (Tone::Warn, "commits held"),
+        ProcessState::Primary if guard.clients_wait => (Tone::Warn, "clients shut out"),
         ProcessState::Primary => match guard.write_probe {
             WriteProbe::Ok { .. } => (Tone::Good, "writable"),
             WriteProbe::NotApplicable => (Tone::Warn, "not probed yet"),

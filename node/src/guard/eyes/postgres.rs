@@ -167,6 +167,7 @@ impl Sight {
             write_probe,
             disks: self.server.disks.standing(Instant::now()),
             commit_gate: self.server.gate(),
+            clients_wait: self.server.clients_wait(),
             quorum: self
                 .server
                 .quorum()

@@ -194,6 +194,7 @@ impl Sight {
             write_probe,
             disks: self.server.disks.standing(Instant::now()),
             commit_gate: self.server.gate(),
+            clients_wait: false,
             quorum: None,
             downgraded: self.server.downgraded(),
             trouble,
