@@ -27,7 +27,7 @@ const TABLE: [(&str, u64); 28] = [
     ("quorum-no-intersection", 1),
     ("quorum-identity-without-data", 28),
     ("quorum-after-promotion", 3),
-    ("quorum-read-before-it", 0),
+    ("quorum-read-before-it", 63),
     ("quorum-freeze-not-final", 3),
     ("quorum-any-line", 52),
     ("scan-sees-nothing", 52),
