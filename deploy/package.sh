@@ -32,7 +32,7 @@ chmod 0755 "$root"
 put() { install -D -m "$1" "$2" "$root/$3"; }
 
 put 0755 "$binary" usr/bin/mesh
-for unit in deploy/systemd/*; do put 0644 "$unit" "lib/systemd/system/$(basename "$unit")"; done
+while IFS= read -r unit; do put 0644 "$unit" "lib/systemd/system/${unit#deploy/systemd/}"; done < <(find deploy/systemd -type f)
 for file in README.md ARCHITECTURE.md CHANGELOG.md; do put 0644 "$file" "usr/share/doc/mesh/$file"; done
 for file in deploy/config/* deploy/monitoring/*; do put 0644 "$file" "usr/share/doc/mesh/examples/$(basename "$file")"; done
 for file in deploy/fencers/*; do put 0755 "$file" "usr/share/doc/mesh/examples/fencers/$(basename "$file")"; done

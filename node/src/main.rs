@@ -4,7 +4,9 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser as _};
-use mesh_node::cli::{Cli, Command, doctor, exit, join, local, operate, output::Output, recover, version};
+use mesh_node::cli::{
+    Cli, Command, doctor, exit, gate, join, local, operate, output::Output, recover, version,
+};
 use mesh_node::programs;
 
 fn main() -> ExitCode {
@@ -31,6 +33,7 @@ fn main() -> ExitCode {
         Command::Leash(args) => programs::leash(&args),
         Command::DiskProbe(args) => programs::disk_probe(&args),
         Command::Doctor(args) => doctor::run(&common, &args),
+        Command::Gate(args) => gate::run(&common, &args),
         Command::QuorumRecover(args) => recover::run(&common, &args),
         Command::Ca(command) => local::authority(&common, &command),
         Command::Join(args) => join::run(&common, &args),

@@ -81,6 +81,45 @@ async fn a_primary_started_by_hand_after_a_power_cut_waits_for_a_lease() {
     cluster.explained(flows).await.unwrap();
 }
 
+/// The host dies in the moment in which a primary has no `standby.signal`: its unit asks `mesh gate` before it starts the server.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unit_that_asks_the_gate_starts_a_standby_whatever_its_guard_was_about() {
+    let _turn = turn().await;
+    let mut cluster = formed().await;
+    let writer = cluster.writer();
+    flowing(&writer).await;
+    power_cut(&mut cluster, DR).await;
+    power_cut(&mut cluster, EAST).await;
+    let signal = cluster.servers[EAST].data.join("standby.signal");
+    std::fs::remove_file(&signal).unwrap();
+    let why = gate(&cluster, &["--why"]).await;
+    assert!(why.contains("standby.signal was missing in a guarded directory, and would be written"), "{why}");
+    assert!(!signal.exists(), "only asked");
+    let said = gate(&cluster, &[]).await;
+    assert!(said.contains("and was written"), "{said}");
+    assert_eq!(gate(&cluster, &[]).await, "", "nothing is left to be said");
+    by_hand(&cluster, EAST).await;
+    takes_no_write(&cluster, EAST).await;
+    cluster.boot(EAST).unwrap();
+    cluster.boot(DR).unwrap();
+    cluster.until_settled(LIMIT).await.unwrap();
+    let flows = writer.flows(20, LIMIT).await;
+    cluster.explained(flows).await.unwrap();
+}
+
+/// What `mesh gate` says on the primary's host; it ends with 0 whatever it finds.
+async fn gate(cluster: &Cluster, words: &[&str]) -> String {
+    let node = &cluster.nodes[EAST];
+    let config = node.config.display().to_string();
+    let args = [&["gate", "--config", &config], words].concat();
+    let said = node.ask(&cluster.mesh, &args).await.unwrap();
+    assert_eq!(said.code, 0, "{}", said.text());
+    let nowhere = node.ask(&cluster.mesh, &["gate", "--config", "/nowhere/mesh.toml"]).await.unwrap();
+    assert_eq!(nowhere.code, 0, "a server is never kept from starting: {}", nowhere.text());
+    assert!(nowhere.text().contains("/nowhere/mesh.toml"), "{}", nowhere.text());
+    said.text()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_adopted_primary_that_restarts_itself_after_a_crashed_session_serves_again() {
     let _turn = turn().await;

@@ -92,6 +92,8 @@ pub enum Command {
     DiskProbe(DiskProbeArgs),
     /// What of this host would make a failover fail, or a promise weaker; needs no mesh, changes nothing
     Doctor(super::doctor::DoctorArgs),
+    /// Before somebody else starts a guarded server (a drop-in of its unit): it comes up as a standby
+    Gate(super::gate::GateArgs),
     /// Begin the mesh anew on a survivor, after a majority of voters is gone for good; the agent must be stopped
     #[command(name = "quorum-recover")]
     QuorumRecover(RecoverArgs),

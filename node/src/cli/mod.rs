@@ -13,6 +13,7 @@ pub mod doctor;
 pub mod everything;
 pub mod exit;
 pub mod follow;
+pub mod gate;
 pub mod init;
 pub mod issuing;
 pub mod join;

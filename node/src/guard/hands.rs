@@ -385,9 +385,10 @@ impl Hand {
         self.must_hold(term).await?;
         // The boot gate stands while it serves: whoever starts it next, and however, it comes up as a standby. Only a start
         // of ours under a lease takes the file away; a server looks for it at its start and never again.
-        let (recorded, gate) = tokio::join!(
+        let (recorded, gate, mark) = tokio::join!(
             pg::record_epoch(instance, &row, pg::Durability::Local, deadline),
             pg::write_standby_signal(instance, deadline),
+            pg::mark_guarded(instance, deadline),
         );
         let recorded = recorded.map_err(|error| match error {
             EpochError::Superseded { .. } | EpochError::TooLarge => failed(error),
@@ -397,7 +398,7 @@ impl Hand {
             // The first of its epoch: what it was promoted with was frozen and counted.
             server.set_recovered(false);
         }
-        gate.map_err(unknown)?;
+        gate.and(mark).map_err(unknown)?;
         if config.is_some() {
             // The gate first, then the quorum: each is seen in force before a client is let in.
             quorum::change(server, instance, deadline).await.map_err(unknown)?;

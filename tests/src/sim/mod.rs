@@ -17,6 +17,7 @@ mod hold;
 mod liveness;
 pub mod mutant;
 pub mod net;
+mod opening;
 mod oracle;
 pub mod postgres;
 pub mod quorum;

@@ -14,6 +14,7 @@ pub(crate) mod durable;
 mod fence;
 mod gate;
 mod glance;
+mod guarded;
 mod handover;
 mod hba;
 mod healthy;
@@ -50,6 +51,7 @@ pub use fence::{
 };
 pub use gate::{GateError, Quorum, SyncSetting, set_sync};
 pub use glance::{Glance, Glimpse};
+pub use guarded::{ComesUp, MARK, boot_gate, mark_guarded};
 pub use handover::{ShutdownPoint, StopError, Stopped, shutdown_point, stop_fast};
 pub use hba::{Clients, HbaError, end_clients, set_clients, write_hba};
 pub use healthy::{HealthQueryError, healthy};

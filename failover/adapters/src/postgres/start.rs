@@ -14,6 +14,7 @@ use super::conf::{self, Change};
 use super::conninfo::Upstream;
 use super::durable::{self, DurableError};
 use super::gate::SyncSetting;
+use super::guarded::mark_guarded;
 use super::hba::{Clients, HbaError, write_hba};
 use super::inspect::{InspectError, inspect};
 use super::instance::Instance;
@@ -259,6 +260,8 @@ async fn prepare(instance: &Instance, request: &StartRequest, deadline: Instant)
     // boot, a stranger: the server would refuse to start.
     durable::remove(&instance.data_dir().join("postmaster.pid"), deadline).await?;
     drop_socket_lock(instance, deadline).await?;
+    // Before the signal goes: from here on whoever else is about to start it is told.
+    mark_guarded(instance, deadline).await?;
     let signal = instance.data_dir().join("standby.signal");
     let recovery = instance.data_dir().join("recovery.signal");
     let mut changes: Vec<Change> = Vec::new();
