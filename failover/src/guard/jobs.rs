@@ -213,6 +213,7 @@ impl Guard {
         }
         self.retry_at = now.after(RETRY);
         self.trouble = Some(format!("{} failed: {detail}", task.words()));
+        self.start_failed = matches!(task, Task::StartStandby { .. });
     }
 
     /// Ends the task that runs and answers who waits for it.

@@ -98,6 +98,8 @@ pub struct Guard {
     /// The newest pause that was entered: it is not entered twice.
     pause_seen: u64,
     trouble: Option<String>,
+    /// That is about a start as a standby: over as soon as the server is seen to be one, whoever started it.
+    start_failed: bool,
     /// What it asked other guards for, and what it promised to them.
     holding: hold::Holding,
     given: promises::Given,
@@ -173,6 +175,7 @@ impl Guard {
             floored: None,
             pause_seen: 0,
             trouble: None,
+            start_failed: false,
             holding: hold::Holding::default(),
             given: promises::Given::none_yet(now, born),
             mutants: Mutants::none(),

@@ -183,6 +183,9 @@ impl Guard {
                 }
             }
             ProcessState::Standby => {
+                if std::mem::take(&mut self.start_failed) {
+                    self.trouble = None;
+                }
                 let streams = self
                     .facts
                     .as_ref()

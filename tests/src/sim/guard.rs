@@ -227,7 +227,7 @@ impl World {
             write_probe: probe,
             disks: Vec::new(),
             commit_gate: if server.gated { CommitGate::InForce } else { CommitGate::Open },
-            clients_wait: server.recovered && server.processes == Processes::Primary,
+            clients_wait: server.recovered.is_some() && server.processes == Processes::Primary,
             quorum: server.sync.standing(),
             downgraded: Vec::new(),
             trouble: None,

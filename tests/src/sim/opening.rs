@@ -37,7 +37,7 @@ impl World {
                     it.processes = Processes::Primary;
                     it.clients = false;
                     // The primary of an epoch that stands in its log is opened again.
-                    it.recovered = it.epoch == term.epoch;
+                    it.recovered = (it.epoch == term.epoch).then_some(it.wal.len());
                     None
                 }
                 Processes::Standby => {
@@ -108,12 +108,12 @@ impl World {
         it.epoch = term.epoch;
         it.gated = false;
         // Who reads what was recovered may count on it from then on.
-        let counts = it.recovered && it.sync.config.as_ref().is_some_and(|config| config.k > 0);
-        let waits = counts && self.mutation != Some(Mutation::ReadBeforeQuorum);
-        it.clients = !waits;
+        let counts = it.recovered.filter(|_| it.sync.config.as_ref().is_some_and(|config| config.k > 0));
+        let waits = counts.filter(|_| self.mutation != Some(Mutation::ReadBeforeQuorum));
+        it.clients = waits.is_none();
         it.recovered = waits;
-        if counts && !waits {
-            self.read_recovered(instance);
+        if let (Some(records), None) = (counts, waits) {
+            self.read_recovered(instance, records);
         }
         let it = &self.servers[instance];
         let (timeline, at) = (it.timeline, it.end());

@@ -34,8 +34,8 @@ pub struct Postgres {
     pub died: bool,
     /// The boot gate is open: clients are let in.
     pub clients: bool,
-    /// It came up from its own log as the primary, and clients were not let in since.
-    pub recovered: bool,
+    /// It came up from its own log, so many records long, as the primary, and clients were not let in since.
+    pub recovered: Option<usize>,
     /// `standby.signal` is on disk: whoever starts it, it comes up as a standby.
     pub signal: bool,
     /// The commit gate is in force.
@@ -89,7 +89,7 @@ impl Postgres {
             processes: Processes::None,
             died: false,
             clients: false,
-            recovered: false,
+            recovered: None,
             signal: false,
             gated: false,
             frozen: false,
@@ -170,7 +170,7 @@ impl Postgres {
         self.life += 1;
         self.processes = Processes::None;
         self.clients = false;
-        self.recovered = false;
+        self.recovered = None;
         self.gated = false;
         self.frozen = false;
         self.streaming = false;

@@ -139,10 +139,10 @@ impl World {
     }
 
     /// A client reads what a primary recovered, acknowledged or not, and counts on it from then on.
-    pub(super) fn read_recovered(&mut self, instance: usize) {
+    pub(super) fn read_recovered(&mut self, instance: usize, records: usize) {
         let (wal, epoch) = (&self.servers[instance].wal, self.group().epoch);
-        if let (true, Some(hash)) = (self.setup.zero_loss(), wal.last().copied()) {
-            let at = wal.len() - 1;
+        if let (true, Some(hash)) = (self.setup.zero_loss(), wal[..records].last().copied()) {
+            let at = records - 1;
             self.oracle.writes.push(Acknowledged { instance, epoch, at, hash, written_off: false });
         }
     }
@@ -179,13 +179,12 @@ impl World {
                 && self.met(primary, newest, at)
             {
                 self.servers[primary].sync.marked = true;
-                if self.servers[primary].recovered {
+                if let Some(records) = self.servers[primary].recovered.take() {
                     self.say(|| {
                         format!("clients are let into server {primary}: its quorum has what it recovered")
                     });
-                    self.servers[primary].recovered = false;
                     self.servers[primary].clients = true;
-                    self.read_recovered(primary);
+                    self.read_recovered(primary, records);
                 }
                 self.tell_facts(primary);
             }

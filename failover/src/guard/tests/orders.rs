@@ -349,6 +349,20 @@ fn a_died_standby_is_started_again_and_one_that_was_stopped_is_not() {
     assert_eq!(rig.task(), Some(&Task::StartStandby { frozen: false }), "again, a moment later");
 }
 
+/// Found by the simulator: the word of a failed start kept a primary from ever being opened again, although somebody else had
+/// started its server.
+#[test]
+fn a_start_that_failed_is_no_trouble_any_more_when_the_server_runs() {
+    let mut rig = Rig::standby();
+    rig.process(ProcessState::Died);
+    rig.done(TaskResult::Failed { detail: "port in use".to_owned() });
+    assert!(rig.status().trouble.as_ref().unwrap().contains("port in use"));
+    rig.run(Millis(1_500));
+    rig.process(ProcessState::Standby);
+    rig.run(Millis(1_500));
+    assert_eq!(rig.status().trouble, None);
+}
+
 #[test]
 fn confirming_waits_for_the_wal() {
     let mut rig = Rig::standby();
