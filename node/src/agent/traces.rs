@@ -16,6 +16,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::trace_service_client::Trac
 use opentelemetry_proto::tonic::collector::trace::v1::{
     ExportTracePartialSuccess, ExportTraceServiceRequest,
 };
+use tokio::task::JoinSet;
 use tonic::transport::{Channel, Endpoint};
 
 pub use spans::About;
@@ -58,11 +59,13 @@ pub async fn run(
     // What ended before this agent started was somebody else's to tell.
     let mut told: BTreeMap<GroupName, RunId> =
         ended(&consensus).into_iter().map(|run| (run.plan.group.clone(), run.id)).collect();
+    let mut sending = JoinSet::new();
     tokio::pin!(stop);
     loop {
         tokio::select! {
             () = &mut stop => return,
             changed = applied.changed() => if changed.is_err() { return },
+            Some(_sent) = sending.join_next(), if !sending.is_empty() => continue,
         }
         for run in ended(&consensus) {
             if told.insert(run.plan.group.clone(), run.id) == Some(run.id) {
@@ -71,7 +74,7 @@ pub async fn run(
             if consensus.standing().role == Role::Leader
                 && let Some(request) = spans::request(&about, &run)
             {
-                tokio::spawn(send(channel.clone(), run.id, request));
+                sending.spawn(send(channel.clone(), run.id, request));
             }
         }
     }
