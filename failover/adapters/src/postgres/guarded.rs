@@ -5,14 +5,14 @@
 //! This closes the gap: a data directory that a guard ever had a server in carries a mark, and whoever is about to start one
 //! asks first. It starts and stops nothing, never touches a directory without the mark, and never takes the file away.
 
+use std::fs::OpenOptions;
 use std::io;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::Path;
 use std::time::Instant;
 
-use super::durable::{self, DurableError, off_thread};
+use super::durable::{self, DurableError, off_thread, sync_parent};
 use super::instance::Instance;
-use crate::process::RunAs;
 
 /// The mark. Whoever wants to use the data outside mesh for good removes it.
 pub const MARK: &str = "mesh.guarded";
@@ -48,8 +48,10 @@ pub async fn boot_gate(data_dir: &Path, look: bool, deadline: Instant) -> Result
         (true, false) => {
             // Asked as root by a unit; the server runs as the owner of its directory.
             let root = rustix::process::geteuid().is_root();
-            let owner = root.then_some(RunAs { uid: owner.0, gid: owner.1 });
-            durable::touch(&data_dir.join(SIGNAL), owner, deadline).await?;
+            let owner = root.then_some(owner);
+            let path = data_dir.join(SIGNAL);
+            let target = path.clone();
+            off_thread(&path, "create", deadline, move || create(&target, owner)).await?;
             Ok(ComesUp::Held)
         }
     }
@@ -66,6 +68,16 @@ pub async fn mark_guarded(instance: &Instance, deadline: Instant) -> Result<(), 
         return Ok(());
     }
     durable::touch(&path, instance.settings().run_as, deadline).await
+}
+
+/// Root writes into a directory of another user here: never through a link that lies there, and nothing that exists.
+fn create(path: &Path, owner: Option<(u32, u32)>) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    if let Some((uid, gid)) = owner {
+        fchown(&file, Some(uid), Some(gid))?;
+    }
+    file.sync_all()?;
+    sync_parent(path)
 }
 
 fn is_there(path: &Path) -> io::Result<bool> {
@@ -92,5 +104,12 @@ mod tests {
         assert!(there(SIGNAL));
         assert_eq!(boot_gate(dir.path(), false, soon()).await.unwrap(), ComesUp::Standby);
         assert!(boot_gate(&dir.path().join("gone"), false, soon()).await.is_err());
+
+        // The owner of the directory lays a link where root is about to write.
+        let aim = dir.path().join("aim");
+        std::fs::remove_file(dir.path().join(SIGNAL)).unwrap();
+        std::os::unix::fs::symlink(&aim, dir.path().join(SIGNAL)).unwrap();
+        assert!(boot_gate(dir.path(), false, soon()).await.is_err());
+        assert!(!aim.exists(), "nothing is written through it");
     }
 }
